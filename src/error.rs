@@ -1,0 +1,155 @@
+//! The one error type of Foreword.
+//!
+//! An [`Error`] is opaque: a [`Kind`] that programs branch on, a message for people (what was wrong, where, and what to
+//! do), and an optional cause. The kind's row in [`Kind::row`] is the only place that knows its JavaScript code, HTTP
+//! status and exit code.
+
+use std::fmt;
+
+/// `std::result::Result` with Foreword's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What sort of thing went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A model file is damaged, truncated, or not a GGUF file.
+    BadFile,
+    /// The file is sound, but uses something that Foreword does not implement.
+    Unsupported,
+    /// A download failed: no such file, refused, offline, checksum mismatch.
+    Download,
+    /// Local storage failed: disk full, quota exceeded, no permission.
+    Storage,
+    /// The caller asked for something that makes no sense.
+    InvalidRequest,
+    /// The prompt and the wished answer do not fit into the context.
+    PromptTooLong,
+    /// Memory for weights, cache or work buffers could not be had.
+    OutOfMemory,
+    /// The GPU or its driver went away.
+    DeviceLost,
+    /// The caller cancelled.
+    Cancelled,
+}
+
+/// How a [`Kind`] looks from outside the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KindRow {
+    /// `code` of the JavaScript `ForewordError` and of OpenAI-shaped error bodies.
+    pub code: &'static str,
+    /// HTTP status.
+    pub http: u16,
+    /// Exit code of the command line.
+    pub exit: u8,
+}
+
+impl Kind {
+    /// Every kind, in the order of the enum.
+    pub const ALL: [Kind; 9] = [
+        Kind::BadFile,
+        Kind::Unsupported,
+        Kind::Download,
+        Kind::Storage,
+        Kind::InvalidRequest,
+        Kind::PromptTooLong,
+        Kind::OutOfMemory,
+        Kind::DeviceLost,
+        Kind::Cancelled,
+    ];
+
+    /// The code, status and exit code of this kind.
+    pub const fn row(self) -> KindRow {
+        let (code, http, exit) = match self {
+            Kind::BadFile => ("bad_file", 422, 3),
+            Kind::Unsupported => ("unsupported", 501, 4),
+            Kind::Download => ("download_failed", 502, 5),
+            Kind::Storage => ("storage_failed", 507, 6),
+            Kind::InvalidRequest => ("invalid_request", 400, 2),
+            Kind::PromptTooLong => ("prompt_too_long", 400, 7),
+            Kind::OutOfMemory => ("out_of_memory", 507, 8),
+            Kind::DeviceLost => ("device_lost", 503, 9),
+            Kind::Cancelled => ("cancelled", 499, 130),
+        };
+        KindRow { code, http, exit }
+    }
+}
+
+/// Something went wrong; see [`Error::kind`] and the message.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: Kind,
+    message: String,
+    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind` whose message says what was wrong, where, and what to do.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Error(Box::new(Inner { kind, message: message.into(), cause: None }))
+    }
+
+    /// Attaches the error that led to this one.
+    pub fn caused_by(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.0.cause = Some(cause.into());
+        self
+    }
+
+    /// Puts `context` (usually a file name or a tensor name) in front of the message.
+    pub fn at(mut self, context: impl fmt::Display) -> Self {
+        self.0.message = format!("{context}: {}", self.0.message);
+        self
+    }
+
+    /// What sort of error this is.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.0.kind, self.0.message)?;
+        if let Some(cause) = &self.0.cause {
+            write!(f, " ({cause})")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.cause.as_deref().map(|c| c as _)
+    }
+}
+
+/// Shorthand constructors, one a [`Kind`]; each takes the message.
+macro_rules! constructors {
+    ($($name:ident => $kind:ident),* $(,)?) => {
+        impl Error { $(
+            #[doc = concat!("An error of kind [`Kind::", stringify!($kind), "`].")]
+            pub fn $name(message: impl Into<String>) -> Self {
+                Error::new(Kind::$kind, message)
+            }
+        )* }
+    };
+}
+
+constructors! {
+    bad_file => BadFile,
+    unsupported => Unsupported,
+    download => Download,
+    storage => Storage,
+    invalid_request => InvalidRequest,
+    prompt_too_long => PromptTooLong,
+    out_of_memory => OutOfMemory,
+    device_lost => DeviceLost,
+    cancelled => Cancelled,
+}

@@ -1,0 +1,8 @@
+//! Foreword: a language-model runtime for the user's own device, obsessed with the time to the first word.
+
+pub mod backend;
+pub mod batch;
+pub mod error;
+pub mod quant;
+
+pub use error::{Error, Kind, Result};
