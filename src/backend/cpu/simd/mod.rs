@@ -1,0 +1,224 @@
+//! The few vector operations from which every CPU kernel is made, one file an instruction set.
+//!
+//! Kernels are written once, generic over [`Simd`], and run inside [`Simd::run`], where the compiler may use the
+//! instruction set. A value of an implementing type is the proof that the processor has it: only [`Level::detect`] and
+//! the constructors behind it make one.
+//!
+//! A register has [`Simd::LANES`] lanes of 32 bits: floats (`F`), or integers that may also be seen as four bytes each
+//! (`I`).
+
+#![allow(unsafe_code, reason = "vector intrinsics")]
+
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
+
+pub use scalar::Scalar;
+
+/// Code that runs with an instruction set.
+pub trait Kernel {
+    /// Runs the kernel. Implementations are `#[inline(always)]`, so that they are compiled for the instruction set.
+    fn run<S: Simd>(self, s: S);
+}
+
+/// The operations of an instruction set; see the module text.
+#[allow(missing_docs, reason = "the operations are the field's usual ones")]
+pub trait Simd: Copy + Send + Sync + 'static {
+    /// Lanes of a register; divides 16.
+    const LANES: usize;
+    /// Tokens that a matrix product handles at a time: what the registers hold. One of 1, 2, 4, 8, 12.
+    const TOKENS: usize;
+    /// Registers of one query's accumulators in attention; queries at a time follow from it.
+    const QUERIES: usize;
+    /// What [`Simd::signed`] adds to signed codes.
+    const SIGNED_OFFSET: f32;
+    type F: Copy;
+    type I: Copy;
+
+    /// Runs `kernel` with this instruction set.
+    fn run<K: Kernel>(self, kernel: K);
+
+    /// Loads `4 * LANES` bytes.
+    fn load(self, bytes: &[u8]) -> Self::I;
+    fn zero(self) -> Self::I;
+    fn splat_u8(self, v: u8) -> Self::I;
+    /// The same four bytes in every lane.
+    fn splat4(self, bytes: &[i8]) -> Self::I;
+    fn and(self, a: Self::I, b: Self::I) -> Self::I;
+    fn or(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Shifts 16-bit halves; bits cross byte borders, the caller masks.
+    fn shl(self, a: Self::I, n: u32) -> Self::I;
+    /// Shifts 16-bit halves; bits cross byte borders, the caller masks.
+    fn shr(self, a: Self::I, n: u32) -> Self::I;
+    /// `table[index]` for every byte; indices are below 16.
+    fn lookup(self, table: &[i8; 16], index: Self::I) -> Self::I;
+    /// Prepares signed codes for [`Simd::dot_signed`]; may add [`Simd::SIGNED_OFFSET`].
+    fn signed(self, codes: Self::I) -> Self::I;
+    /// Per lane: `acc + Σ w[i] * x[i]` over four bytes; `w` in 0..=127.
+    fn dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+    /// Per lane: the same for what [`Simd::signed`] returned; `x` in -127..=127.
+    fn dot_signed(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+    fn to_f(self, a: Self::I) -> Self::F;
+
+    fn splat(self, v: f32) -> Self::F;
+    /// Loads `LANES` floats.
+    fn load_f(self, v: &[f32]) -> Self::F;
+    /// Loads `LANES` half floats, little-endian.
+    fn load_f16(self, bytes: &[u8]) -> Self::F;
+    fn store_f(self, a: Self::F, out: &mut [f32]);
+    /// Rounds to the nearest integer (ties to even) and stores as bytes.
+    fn store_i8(self, a: Self::F, out: &mut [i8]);
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    fn abs(self, a: Self::F) -> Self::F;
+    /// `a * b + c`; fused where the instruction set can.
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// Nearest integer, ties to even.
+    fn round(self, a: Self::F) -> Self::F;
+    /// `a * 2^n` for integral `n` in -126..=127.
+    fn scale2(self, a: Self::F, n: Self::F) -> Self::F;
+    fn sum(self, a: Self::F) -> f32;
+    fn max_lane(self, a: Self::F) -> f32;
+
+    /// Loads `LANES` bfloat16, little-endian.
+    #[inline(always)]
+    fn load_bf16(self, bytes: &[u8]) -> Self::F {
+        let mut out = [0.0; 16];
+        for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0).take(Self::LANES) {
+            *o = f32::from_bits((u16::from_le_bytes(*b) as u32) << 16);
+        }
+        self.load_f(&out)
+    }
+
+    /// Loads `LANES` signed bytes as floats.
+    #[inline(always)]
+    fn load_i8(self, bytes: &[u8]) -> Self::F {
+        let mut out = [0.0; 16];
+        for (o, &b) in out.iter_mut().zip(bytes).take(Self::LANES) {
+            *o = f32::from(b as i8);
+        }
+        self.load_f(&out)
+    }
+
+    /// e^x; relative error below 3e-7 in -87..=88, clamped outside.
+    #[inline(always)]
+    fn exp(self, x: Self::F) -> Self::F {
+        let x = self.min(self.max(x, self.splat(-87.0)), self.splat(88.0));
+        let n = self.round(self.mul(x, self.splat(std::f32::consts::LOG2_E)));
+        // ln 2 in two parts (Cody and Waite), so that r is exact to the last bits.
+        let r = self.mul_add(n, self.splat(-0.693_359_4), x);
+        let r = self.mul_add(n, self.splat(2.121_944_4e-4), r);
+        let mut p = self.splat(1.0 / 720.0);
+        for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+            p = self.mul_add(p, r, self.splat(c));
+        }
+        self.scale2(p, n)
+    }
+
+    /// Hyperbolic tangent.
+    #[inline(always)]
+    fn tanh(self, x: Self::F) -> Self::F {
+        let e = self.exp(self.add(x, x));
+        let one = self.splat(1.0);
+        self.sub(one, self.div(self.splat(2.0), self.add(e, one)))
+    }
+}
+
+/// An instruction set that this build has kernels for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Plain Rust, one lane: the path that the others are tested against.
+    Scalar,
+    /// AVX2 with FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512 (F, BW, VL) with VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// NEON with the dot-product extension.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// SIMD128; relaxed SIMD where the build has it.
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    Wasm,
+}
+
+impl Level {
+    /// The instruction sets that this processor can run, best first.
+    pub fn available() -> Vec<Level> {
+        let mut levels = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if avx512::Avx512::new().is_some() {
+                levels.push(Level::Avx512);
+            }
+            if avx2::Avx2::new().is_some() {
+                levels.push(Level::Avx2);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if neon::Neon::new().is_some() {
+            levels.push(Level::Neon);
+        }
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        levels.push(Level::Wasm);
+        levels.push(Level::Scalar);
+        levels
+    }
+
+    /// The best instruction set of this processor.
+    pub fn detect() -> Level {
+        Level::available().first().copied().unwrap_or(Level::Scalar)
+    }
+
+    /// The name that people know.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "avx512-vnni",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => "neon-dotprod",
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Level::Wasm => wasm::NAME,
+        }
+    }
+
+    /// Runs a kernel at this level; at [`Level::Scalar`] when the processor lacks it.
+    #[inline]
+    pub fn run<K: Kernel>(self, kernel: K) {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => match avx512::Avx512::new() {
+                Some(s) => s.run(kernel),
+                None => Scalar.run(kernel),
+            },
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => match avx2::Avx2::new() {
+                Some(s) => s.run(kernel),
+                None => Scalar.run(kernel),
+            },
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => match neon::Neon::new() {
+                Some(s) => s.run(kernel),
+                None => Scalar.run(kernel),
+            },
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Level::Wasm => wasm::Wasm.run(kernel),
+            Level::Scalar => Scalar.run(kernel),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Weight matrices in memory: panels in a kernel layout.
+
+use super::layouts::{Codes, Floats, with_layout};
+use super::pool::{Pool, none};
+use super::simd::{Scalar, Simd};
+use crate::error::{Error, Result};
+use crate::quant::TensorType;
+use crate::quant::layout::{Layout, PANEL, repack_panel};
+
+/// A weight `[rows, cols]`.
+pub(super) struct WeightData {
+    ty: TensorType,
+    layout: Layout,
+    rows: usize,
+    cols: usize,
+    panel_bytes: usize,
+    bytes: AlignedBytes,
+}
+
+impl WeightData {
+    pub(super) fn new(ty: TensorType, rows: usize, cols: usize) -> Result<Self> {
+        let layout = Layout::of(ty);
+        let panel_bytes = layout.panel_bytes(cols);
+        let bytes = AlignedBytes::new(rows.div_ceil(PANEL).saturating_mul(panel_bytes))?;
+        Ok(WeightData { ty, layout, rows, cols, panel_bytes, bytes })
+    }
+
+    pub(super) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    pub(super) fn ty(&self) -> TensorType {
+        self.ty
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len
+    }
+
+    pub(super) fn n_panels(&self) -> usize {
+        self.rows.div_ceil(PANEL)
+    }
+
+    #[inline(always)]
+    pub(super) fn panel(&self, panel: usize) -> &[u8] {
+        &self.bytes.get()[panel * self.panel_bytes..][..self.panel_bytes]
+    }
+
+    /// Repacks whole rows in file form; see [`super::super::Backend::load_rows`].
+    pub(super) fn load_rows(&mut self, pool: &Pool, first_row: usize, bytes: &[u8]) -> Result<()> {
+        let row_bytes = self.ty.row_bytes(self.cols).unwrap_or(0);
+        let n_rows = bytes.len().checked_div(row_bytes).unwrap_or(0);
+        if first_row % PANEL != 0 || n_rows * row_bytes != bytes.len() || first_row + n_rows > self.rows {
+            return Err(Error::invalid_request(format!(
+                "rows {first_row}.. of {} bytes do not fit into a weight [{}, {}] of {}",
+                bytes.len(),
+                self.rows,
+                self.cols,
+                self.ty.name()
+            )));
+        }
+        let (ty, cols, panel_bytes) = (self.ty, self.cols, self.panel_bytes);
+        let end = (first_row + n_rows).div_ceil(PANEL);
+        let panels = &mut self.bytes.get_mut()[first_row / PANEL * panel_bytes..end * panel_bytes];
+        pool.rows(end - first_row / PANEL, (panels, panel_bytes, None), none(), none(), &|i, panel, _, _| {
+            let rows = &bytes[i * PANEL * row_bytes..((i + 1) * PANEL).min(n_rows) * row_bytes];
+            repack_panel(ty, cols, rows, panel);
+        });
+        Ok(())
+    }
+
+    /// Decodes one row.
+    pub(super) fn decode_row(&self, row: usize, out: &mut [f32]) {
+        let (panel, h) = (self.panel(row / PANEL), row % PANEL);
+        with_layout!(self.layout, codes L => decode_codes::<L>(panel, h, out), floats L => decode_floats::<L>(panel, h, out));
+    }
+}
+
+fn decode_codes<L: Codes>(panel: &[u8], h: usize, out: &mut [f32]) {
+    let s = Scalar;
+    for (group, out) in panel.chunks_exact(L::BYTES).zip(out.chunks_exact_mut(L::COLS)) {
+        for (part, out) in out.chunks_exact_mut(32).enumerate() {
+            let codes = L::codes(s, group, part, h);
+            for (sub, out) in out.chunks_exact_mut(32 / L::SUBS).enumerate() {
+                let scale = L::scale(s, group, part, sub, h);
+                let min = L::min(s, group, part, sub, h, scale);
+                for (i, out) in out.iter_mut().enumerate() {
+                    let quad = codes[sub * (8 / L::SUBS) + i / 4].to_le_bytes();
+                    let code = if L::SIGNED { f32::from(quad[i % 4] as i8) } else { f32::from(quad[i % 4]) };
+                    *out = s.mul_add(scale, code, min);
+                }
+            }
+        }
+    }
+}
+
+fn decode_floats<L: Floats>(panel: &[u8], h: usize, out: &mut [f32]) {
+    for (column, out) in panel.chunks_exact(L::BYTES).zip(out) {
+        *out = L::load(Scalar, column, h);
+    }
+}
+
+/// Bytes that begin on a cache line, so that no register load crosses one.
+struct AlignedBytes {
+    bytes: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+const LINE: usize = 64;
+
+impl AlignedBytes {
+    fn new(len: usize) -> Result<Self> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len.saturating_add(LINE)).map_err(|e| {
+            Error::out_of_memory(format!("no memory for a weight of {len} bytes; try a smaller model")).caused_by(e)
+        })?;
+        bytes.resize(len + LINE, 0);
+        let start = bytes.as_ptr().align_offset(LINE).min(LINE);
+        Ok(AlignedBytes { bytes, start, len })
+    }
+
+    #[inline(always)]
+    fn get(&self) -> &[u8] {
+        &self.bytes[self.start..self.start + self.len]
+    }
+
+    fn get_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.start + self.len]
+    }
+}
