@@ -3,6 +3,9 @@
 pub mod backend;
 pub mod batch;
 pub mod error;
+pub mod gguf;
+pub mod kv;
+pub mod model;
 pub mod quant;
 
 pub use error::{Error, Kind, Result};

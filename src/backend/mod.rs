@@ -353,3 +353,11 @@ pub trait Backend {
     /// arguments until ready.
     fn poll_read(&mut self, cx: &mut Context<'_>, src: Buf, rows: Range<usize>, dst: &mut [f32]) -> Poll<Result<()>>;
 }
+
+/// Reads the first `n` rows of `src`; see [`Backend::poll_read`].
+///
+/// # Errors
+/// [`crate::Kind::DeviceLost`], [`crate::Kind::OutOfMemory`].
+pub async fn read(backend: &mut dyn Backend, src: Buf, n: usize, dst: &mut [f32]) -> Result<()> {
+    std::future::poll_fn(|cx| backend.poll_read(cx, src, 0..n, dst)).await
+}

@@ -1,0 +1,159 @@
+//! The one decoder: a batch through the layers to logits.
+
+use super::weights::{LayerWeights, Linear, Weights};
+use super::{Buffers, Model, ModelConfig};
+use crate::backend::{
+    Attend, Backend, Buf, Cache, Delta, Epilogue, Gate, Norm, Operand, Product, Plan, RopeAppend, Rows, read,
+};
+use crate::batch::Batch;
+use crate::error::{Error, Result};
+
+impl Model {
+    /// Runs a batch. `logits` becomes `[n_outputs, n_vocab]`, the rows that asked for them, in order. The tokens are in the
+    /// cache afterwards, but not committed.
+    ///
+    /// # Errors
+    /// Whatever [`crate::kv::KvCache::plan`] refuses, [`crate::Kind::InvalidRequest`] for more than
+    /// [`Model::max_batch`] rows or unknown tokens, [`crate::Kind::DeviceLost`].
+    pub async fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
+        self.check(batch)?;
+        let mut plan = std::mem::take(&mut self.plan);
+        let planned = self.kv.plan(&mut *self.backend, batch, &mut plan);
+        let result = match planned {
+            Ok(()) => self.run(&mut plan, logits).await,
+            Err(error) => Err(error),
+        };
+        self.plan = plan;
+        result
+    }
+
+    fn check(&self, batch: &Batch) -> Result<()> {
+        if batch.is_empty() || batch.len() > self.max_batch {
+            return Err(Error::invalid_request(format!(
+                "a batch of {} tokens; 1 to {} are possible",
+                batch.len(),
+                self.max_batch
+            )));
+        }
+        match batch.tokens().iter().find(|t| t.token as usize >= self.config.n_vocab) {
+            Some(t) => Err(Error::invalid_request(format!(
+                "token {} is not in the vocabulary of {}",
+                t.token, self.config.n_vocab
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    async fn run(&mut self, plan: &mut Plan, logits: &mut Vec<f32>) -> Result<()> {
+        let (c, w, b) = (&self.config, &self.weights, &self.buffers);
+        let backend = &mut *self.backend;
+        logits.clear();
+        logits.resize(plan.outputs.len() * c.n_vocab, 0.0);
+        backend.begin(plan)?;
+        backend.embed(w.embeddings, c.embed_scale, b.x);
+        let mut delta = None;
+        for layer in 0..c.layers.len() {
+            delta = block(backend, c, w, b, (self.kv.cache(), layer), delta);
+        }
+        if plan.outputs.len() <= b.head_rows {
+            head(backend, c, w, b, delta);
+            return read(backend, b.logits, plan.outputs.len(), logits).await;
+        }
+        // Many logits (perplexity) go through the head a few rows at a time.
+        let outputs = std::mem::take(&mut plan.outputs);
+        for (rows, out) in outputs.chunks(b.head_rows).zip(logits.chunks_mut(b.head_rows * c.n_vocab)) {
+            plan.outputs.clear();
+            plan.outputs.extend_from_slice(rows);
+            backend.begin(plan)?;
+            head(backend, c, w, b, delta);
+            read(backend, b.logits, rows.len(), out).await?;
+        }
+        Ok(())
+    }
+}
+
+/// One layer. `delta` is what the layer before left to be added to the residual stream; returns what this one leaves.
+fn block(
+    backend: &mut dyn Backend,
+    c: &ModelConfig,
+    w: &Weights,
+    b: &Buffers,
+    (cache, layer): (Cache, usize),
+    delta: Option<Delta>,
+) -> Option<Delta> {
+        let (l, spec) = (&w.layers[layer], &c.layers[layer]);
+        let norm = |delta, weight, out| Norm { x: b.x, delta, weight, eps: c.norm_eps, out, rows: Rows::All };
+
+        backend.norm(&norm(delta, l.attn_norm, b.normed));
+        backend.matmul(b.normed, Rows::All, &[store(l.q, b.q), store(l.k, b.k), store(l.v, b.v)]);
+        let (freqs, magnitude) = w.ropes[spec.rope];
+        backend.rope_append(&RopeAppend {
+            q: Some(b.q),
+            k: b.k,
+            v: b.v,
+            n_heads: c.n_heads,
+            q_norm: l.q_norm,
+            k_norm: l.k_norm,
+            eps: c.norm_eps,
+            freqs,
+            rope_dim: c.rope_dim,
+            pairs: c.rope_pairs,
+            magnitude,
+            cache,
+            layer,
+        });
+        backend.attend(&Attend {
+            q: b.q,
+            cache,
+            layer,
+            n_heads: c.n_heads,
+            scale: c.attention_scale,
+            softcap: c.attention_softcap,
+            window: spec.window,
+            out: b.attended,
+        });
+        let delta = join(backend, b, l.o, b.attended, l.post_attn_norm, c.residual_scale);
+
+        backend.norm(&norm(delta, l.ffn_norm, b.normed));
+        backend.matmul(b.normed, Rows::All, &[store(l.gate, b.gate), store(l.up, b.up)]);
+        backend.gate(&Gate { gate: b.gate, up: b.up, activation: c.activation, out: b.gated });
+        join(backend, b, l.down, b.gated, l.post_ffn_norm, c.residual_scale)
+}
+
+fn store(linear: Linear, out: Buf) -> Product {
+    Product { weight: linear.weight, out, epilogue: Epilogue { bias: linear.bias, ..Epilogue::STORE } }
+}
+
+/// Adds a block's result to the residual stream: at once, or, where a norm comes between, with the next norm.
+fn join(
+    backend: &mut dyn Backend,
+    b: &Buffers,
+    linear: Linear,
+    x: Operand,
+    norm: Option<Buf>,
+    scale: f32,
+) -> Option<Delta> {
+    if let Some(norm) = norm {
+        backend.matmul(x, Rows::All, &[store(linear, b.delta)]);
+        return Some(Delta { buf: b.delta, norm: Some(norm), scale });
+    }
+    // The bias is not scaled by the epilogue; no model has both.
+    let epilogue = Epilogue { scale, bias: linear.bias, softcap: 0.0, accumulate: true };
+    backend.matmul(x, Rows::All, &[Product { weight: linear.weight, out: b.x, epilogue }]);
+    None
+}
+
+/// Last norm and logits of the plan's outputs.
+fn head(backend: &mut dyn Backend, c: &ModelConfig, w: &Weights, b: &Buffers, delta: Option<Delta>) {
+    backend.norm(&Norm { x: b.x, delta, weight: w.norm, eps: c.norm_eps, out: b.head_in, rows: Rows::Outputs });
+    let epilogue =
+        Epilogue { scale: c.logit_scale, bias: w.head_bias, softcap: c.logit_softcap, accumulate: false };
+    backend.matmul(b.head_in, Rows::Outputs, &[Product { weight: w.head, out: b.logits, epilogue }]);
+}
+
+impl LayerWeights {
+    /// Weights that read the normed residual stream.
+    pub(super) fn normed_readers(&self) -> [crate::backend::Weight; 5] {
+        [self.q, self.k, self.v, self.gate, self.up].map(|l| l.weight)
+    }
+}

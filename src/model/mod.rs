@@ -1,0 +1,191 @@
+//! One transformer, driven by a config: a GGUF file becomes weights in a backend, a batch becomes logits.
+
+mod config;
+mod families;
+mod forward;
+mod perplexity;
+mod weights;
+
+pub use config::{LayerConfig, ModelConfig, RopeConfig, RopeScaling};
+pub use families::config as config_of;
+pub use perplexity::{Perplexity, perplexity};
+pub use weights::Progress;
+
+use crate::backend::{BLOCK, Backend, Buf, CacheShape, CacheType, Operand, Plan};
+use crate::batch::SeqId;
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::gguf::source::Source;
+use crate::kv::KvCache;
+use weights::Weights;
+
+/// How a model is set up.
+#[derive(Clone, Debug)]
+pub struct ModelOptions {
+    /// Longest sequence; by default what the model was trained for, at most [`DEFAULT_CONTEXT`].
+    pub context_length: Option<usize>,
+    /// Number format of the KV cache.
+    pub cache_type: CacheType,
+    /// Tokens that the KV cache holds over all sequences; by default one context.
+    pub cache_tokens: Option<usize>,
+    /// Most tokens of a forward.
+    pub max_batch: usize,
+}
+
+/// Context length where neither the caller nor the model asks for less.
+pub const DEFAULT_CONTEXT: usize = 8192;
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        ModelOptions { context_length: None, cache_type: CacheType::default(), cache_tokens: None, max_batch: 512 }
+    }
+}
+
+/// A loaded model with its KV cache.
+pub struct Model {
+    config: ModelConfig,
+    backend: Box<dyn Backend>,
+    weights: Weights,
+    buffers: Buffers,
+    kv: KvCache,
+    plan: Plan,
+    max_batch: usize,
+    context_length: usize,
+}
+
+/// Work buffers of a forward; `n` is the batch.
+#[derive(Debug)]
+struct Buffers {
+    /// Residual stream `[n, dim]`.
+    x: Buf,
+    /// `[n, n_heads * head_dim]`.
+    q: Buf,
+    /// `[n, n_kv_heads * head_dim]`.
+    k: Buf,
+    /// `[n, n_kv_heads * head_dim]`.
+    v: Buf,
+    /// `[n, ff_dim]`.
+    gate: Buf,
+    /// `[n, ff_dim]`.
+    up: Buf,
+    /// What a post-norm is applied to `[n, dim]`.
+    delta: Buf,
+    /// `[head_rows, n_vocab]`.
+    logits: Buf,
+    /// Rows of `logits`.
+    head_rows: usize,
+    /// Input of attention and feed-forward `[n, dim]`.
+    normed: Operand,
+    /// Input of the output projection `[n, n_heads * head_dim]`.
+    attended: Operand,
+    /// Input of the down projection `[n, ff_dim]`.
+    gated: Operand,
+    /// Input of the head `[head_rows, dim]`.
+    head_in: Operand,
+}
+
+/// Rows of logits that are in the backend's memory at a time.
+const HEAD_ROWS: usize = 32;
+
+impl Model {
+    /// Loads a model into `backend`.
+    ///
+    /// # Errors
+    /// See [`config_of`]; [`crate::Kind::BadFile`] for missing tensors and wrong shapes, [`crate::Kind::OutOfMemory`],
+    /// and whatever the sources report.
+    pub async fn load(
+        gguf: &Gguf,
+        sources: &mut [Box<dyn Source>],
+        mut backend: Box<dyn Backend>,
+        options: &ModelOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Model> {
+        let config = families::config(gguf, options.context_length)?;
+        let context_length = options.context_length.unwrap_or(config.context_length.min(DEFAULT_CONTEXT));
+        if context_length == 0 || options.max_batch == 0 {
+            return Err(Error::invalid_request("context length and batch size must not be 0"));
+        }
+        if options.cache_type == CacheType::Q8_0 && !config.head_dim.is_multiple_of(32) {
+            return Err(Error::unsupported(format!(
+                "a q8_0 cache needs heads of a multiple of 32 values, not {}; use f16",
+                config.head_dim
+            )));
+        }
+        let max_batch = options.max_batch;
+        let weights = weights::load(gguf, sources, &mut *backend, &config, progress).await?;
+        let buffers = Buffers::new(&mut *backend, &config, &weights, max_batch)?;
+        let cache_tokens = options.cache_tokens.unwrap_or(context_length);
+        let shape = CacheShape {
+            n_layers: config.layers.len(),
+            n_kv_heads: config.n_kv_heads,
+            head_dim: config.head_dim,
+            ty: options.cache_type,
+            n_blocks: cache_tokens.div_ceil(BLOCK),
+        };
+        let kv = KvCache::new(&mut *backend, shape)?;
+        Ok(Model { config, backend, weights, buffers, kv, plan: Plan::default(), max_batch, context_length })
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Longest sequence.
+    pub fn context_length(&self) -> usize {
+        self.context_length
+    }
+
+    /// Most tokens of a forward.
+    pub fn max_batch(&self) -> usize {
+        self.max_batch
+    }
+
+    /// Where the model runs.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// The sequences.
+    pub fn kv(&self) -> &KvCache {
+        &self.kv
+    }
+
+    /// The sequences, to begin, fork, truncate and free them.
+    pub fn kv_mut(&mut self) -> &mut KvCache {
+        &mut self.kv
+    }
+
+    /// Keeps these rows of the last forward; see [`KvCache::commit`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn commit(&mut self, seq: SeqId, rows: &[u32]) -> Result<()> {
+        self.kv.commit(&mut *self.backend, seq, rows)
+    }
+}
+
+impl Buffers {
+    fn new(backend: &mut dyn Backend, c: &ModelConfig, w: &Weights, n: usize) -> Result<Self> {
+        let (q_dim, kv_dim) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
+        let head_rows = HEAD_ROWS.min(n);
+        let normed: Vec<_> = w.layers.iter().flat_map(|l| l.normed_readers()).collect();
+        let attended: Vec<_> = w.layers.iter().map(|l| l.o.weight).collect();
+        let gated: Vec<_> = w.layers.iter().map(|l| l.down.weight).collect();
+        Ok(Buffers {
+            x: backend.new_buf(n, c.dim)?,
+            q: backend.new_buf(n, q_dim)?,
+            k: backend.new_buf(n, kv_dim)?,
+            v: backend.new_buf(n, kv_dim)?,
+            gate: backend.new_buf(n, c.ff_dim)?,
+            up: backend.new_buf(n, c.ff_dim)?,
+            delta: backend.new_buf(n, c.dim)?,
+            logits: backend.new_buf(head_rows, c.n_vocab)?,
+            head_rows,
+            normed: backend.new_operand(n, c.dim, &normed)?,
+            attended: backend.new_operand(n, q_dim, &attended)?,
+            gated: backend.new_operand(n, c.ff_dim, &gated)?,
+            head_in: backend.new_operand(head_rows, c.dim, &[w.head])?,
+        })
+    }
+}

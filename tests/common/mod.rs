@@ -1,0 +1,56 @@
+//! What several test files share.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use foreword::backend::CacheType;
+use foreword::backend::cpu::Cpu;
+use foreword::gguf::Gguf;
+use foreword::gguf::source::{FileSource, Source};
+use foreword::model::{Model, ModelOptions};
+use std::path::PathBuf;
+
+/// The file of a model of the registry: in `$FOREWORD_MODELS` or in the command line's cache.
+pub fn model_path(file: &str) -> PathBuf {
+    let folders = [std::env::var_os("FOREWORD_MODELS"), std::env::var_os("FOREWORD_CACHE")];
+    let default = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/foreword"));
+    let found = folders.into_iter().flatten().map(PathBuf::from).chain(default).map(|f| f.join(file)).find(|f| f.exists());
+    found.unwrap_or_else(|| panic!("{file} is not there; run ./test, which fetches it"))
+}
+
+pub const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+pub const GEMMA3: &str = "gemma-3-270m-q4_k_m.gguf";
+
+/// A file of `tests/data`.
+pub fn data(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
+
+/// The lines of a JSON-lines file of `tests/data`.
+pub fn json_lines(name: &str) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(data(name)).expect("test data");
+    text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
+}
+
+/// Reads the headers of a file.
+pub fn open(path: &std::path::Path) -> (Gguf, Vec<Box<dyn Source>>) {
+    let mut sources: Vec<Box<dyn Source>> = vec![Box::new(FileSource::open(path).expect("a model file"))];
+    let gguf = pollster::block_on(Gguf::read(&mut sources)).expect("a sound header");
+    (gguf, sources)
+}
+
+/// Loads a model on the CPU.
+pub fn load(path: &std::path::Path, options: &ModelOptions, cpu: Cpu) -> Model {
+    let (gguf, mut sources) = open(path);
+    pollster::block_on(Model::load(&gguf, &mut sources, Box::new(cpu), options, &mut |_| {})).expect("a sound model")
+}
+
+/// Options with an f32 cache, as the references were made.
+pub fn exact_options(context: usize) -> ModelOptions {
+    ModelOptions { context_length: Some(context), cache_type: CacheType::F32, ..ModelOptions::default() }
+}
+
+/// Natural log-probabilities of a row of logits.
+pub fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&l| f64::from(l - largest).exp()).sum();
+    logits.iter().map(|&l| f64::from(l - largest) - sum.ln()).collect()
+}
