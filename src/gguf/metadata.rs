@@ -1,6 +1,15 @@
 //! Key-value pairs of a GGUF header.
 
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
 use crate::error::{Error, Result};
+use std::collections::HashMap;
 
 /// Many strings in one allocation: vocabularies have a quarter of a million.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -89,6 +98,8 @@ impl Value {
 #[derive(Clone, Debug, Default)]
 pub struct Metadata {
     entries: Vec<(String, Value)>,
+    /// Where each key is in `entries`: a hostile file may have millions.
+    index: HashMap<String, usize>,
 }
 
 macro_rules! getters {
@@ -97,6 +108,7 @@ macro_rules! getters {
         ///
         /// # Errors
         /// [`crate::Kind::BadFile`] when the key holds something else.
+        #[allow(clippy::needless_lifetimes, reason = "one macro for copies and for references")]
         pub fn $opt<'a>(&'a self, key: &str) -> Result<Option<$ty>> {
             let get: fn(&'a Value) -> Option<$ty> = $get;
             match self.get(key) {
@@ -109,6 +121,7 @@ macro_rules! getters {
         ///
         /// # Errors
         /// [`crate::Kind::BadFile`] when the key is missing or holds something else.
+        #[allow(clippy::needless_lifetimes, reason = "one macro for copies and for references")]
         pub fn $req<'a>(&'a self, key: &str) -> Result<$ty> {
             self.$opt(key)?.ok_or_else(|| Error::bad_file(format!("metadata key {key} is missing")))
         }
@@ -122,20 +135,31 @@ fn wrong(key: &str, wanted: &str, found: &str) -> Error {
 impl Metadata {
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.entries.iter().find(|(k, _)| k == key).map(|(_, v)| v)
+        self.entries.get(*self.index.get(key)?).map(|(_, v)| v)
     }
 
     /// All pairs, in file order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
         self.entries.iter().map(|(k, v)| (k.as_str(), v))
+    }
+
+    /// Number of pairs.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are no pairs.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// Sets a key; `false` and unchanged when it is there already.
     pub fn insert(&mut self, key: impl Into<String>, value: Value) -> bool {
         let key = key.into();
-        if self.get(&key).is_some() {
+        if self.index.contains_key(&key) {
             return false;
         }
+        self.index.insert(key.clone(), self.entries.len());
         self.entries.push((key, value));
         true
     }

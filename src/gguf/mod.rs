@@ -1,19 +1,31 @@
 //! GGUF files, versions 2 and 3: header and tensor directory from byte ranges.
 //!
 //! Only headers are read here; tensor data is read where it is wanted, from [`TensorInfo::offset`]. A model may be split
-//! over several files (`split.no`, `split.count`).
+//! over several files (`split.no`, `split.count`). What [`Gguf::read`] returns is consistent: types are known, rows are
+//! whole blocks, every tensor lies within its file and overlaps no other, names and keys are unique. Whether the tensors
+//! make a model is for `model` to say.
 //!
 //! Specification: ggml's `docs/gguf.md`.
 
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+mod directory;
 mod metadata;
-mod reader;
+mod parse;
 pub mod source;
+mod split;
+pub mod write;
 
 pub use metadata::{Metadata, Strings, Value};
 
 use crate::error::{Error, Result};
 use crate::quant::TensorType;
-use reader::{Fault, Header};
 use source::Source;
 
 /// A tensor of a file.
@@ -44,43 +56,24 @@ pub struct Gguf {
     pub tensors: Vec<TensorInfo>,
 }
 
-/// First guess at the size of a header; most of it is the vocabulary.
+/// The first range that is read of a file; each further one doubles what is there.
 const FIRST_READ: u64 = 2 << 20;
-/// No header is larger; a file that announces one is damaged.
-const MAX_HEADER: u64 = 1 << 30;
 
 impl Gguf {
     /// Reads the headers of a model: one source, or all pieces of a split file in any order.
     ///
     /// # Errors
-    /// [`crate::Kind::BadFile`] for damaged or truncated files and missing pieces, [`crate::Kind::Unsupported`] for what
-    /// Foreword does not read, and whatever the sources report.
+    /// [`crate::Kind::BadFile`] for damaged or truncated files, [`crate::Kind::InvalidRequest`] for missing or foreign
+    /// pieces, [`crate::Kind::Unsupported`] for what Foreword does not read, and whatever the sources report. With several
+    /// sources the message names the source by its index.
     pub async fn read(sources: &mut [Box<dyn Source>]) -> Result<Gguf> {
-        let mut headers = Vec::new();
         let many = sources.len() > 1;
+        let mut headers = Vec::new();
         for (part, source) in sources.iter_mut().enumerate() {
-            let header = read_header(&mut **source).await.map_err(|e| if many { e.at(format!("file {part}")) } else { e })?;
-            headers.push((part, header));
+            let header = read_header(source.as_mut()).await;
+            headers.push(header.map_err(|e| if many { e.at(format!("file {part}")) } else { e })?);
         }
-        check_split(&headers)?;
-        headers.sort_by_key(|(_, h)| h.metadata.opt_u32("split.no").ok().flatten());
-        let mut tensors: Vec<TensorInfo> = Vec::new();
-        let mut first = None;
-        for (part, header) in headers {
-            let len = sources.get(part).map_or(0, |s| s.len());
-            tensors.extend(place_tensors(&header, part, len)?);
-            first.get_or_insert((header.version, header.metadata));
-        }
-        let Some((version, metadata)) = first else { return Err(Error::invalid_request("no model file was given")) };
-        if let Some(total) = metadata.opt_u32("split.tensors.count")?.filter(|&n| n as usize != tensors.len()) {
-            return Err(Error::bad_file(format!("the pieces hold {} tensors, not {total}", tensors.len())));
-        }
-        let mut names: Vec<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
-        names.sort_unstable();
-        if let Some(twice) = names.windows(2).find(|w| w[0] == w[1]) {
-            return Err(Error::bad_file(format!("tensor {} is in two pieces", twice[0])));
-        }
-        Ok(Gguf { version, metadata, tensors })
+        split::join(headers)
     }
 
     /// The tensor with this name.
@@ -89,77 +82,23 @@ impl Gguf {
     }
 }
 
-/// Reads ever longer beginnings of the file until the header is whole.
-async fn read_header(source: &mut dyn Source) -> Result<Header> {
-    let len = source.len();
-    let mut bytes = Vec::new();
-    let mut wanted = FIRST_READ;
-    loop {
-        let have = bytes.len();
-        bytes.resize(wanted.min(len) as usize, 0);
-        source.read_at(have as u64, &mut bytes[have..]).await?;
-        match reader::parse(&bytes) {
-            Ok(header) => return Ok(header),
-            Err(Fault::Bad(error)) => return Err(error),
-            Err(Fault::Short) if wanted < len && wanted < MAX_HEADER => wanted *= 2,
-            Err(Fault::Short) if len < MAX_HEADER => {
-                return Err(Error::bad_file(format!(
-                    "the file ends after {len} bytes, inside its header: it is truncated; download it again"
-                )));
-            }
-            Err(Fault::Short) => return Err(Error::bad_file("the header is larger than 1 GiB: the file is damaged")),
-        }
+/// Reads and checks the header of one file, by ranges that double.
+async fn read_header(source: &mut dyn Source) -> Result<parse::Header> {
+    let file_len = source.len();
+    let mut parser = parse::Parser::new(file_len);
+    let mut prefix = Vec::new();
+    while let Some(needed) = parser.advance(&prefix)? {
+        let have = prefix.len();
+        let doubled = (have as u64).saturating_mul(2).max(FIRST_READ).min(file_len);
+        let wanted = usize::try_from(doubled).unwrap_or(needed).max(needed);
+        prefix
+            .try_reserve_exact(wanted.saturating_sub(have))
+            .map_err(|e| Error::out_of_memory(format!("no memory for a header of {wanted} bytes")).caused_by(e))?;
+        prefix.resize(wanted, 0);
+        let Some(rest) = prefix.get_mut(have..) else { break };
+        source.read_at(have as u64, rest).await?;
     }
-}
-
-/// Checks that the pieces belong together and are all there.
-fn check_split(headers: &[(usize, Header)]) -> Result<()> {
-    let n = headers.len();
-    let mut seen = vec![false; n];
-    for (part, header) in headers {
-        let count = header.metadata.opt_u32("split.count")?.unwrap_or(0) as usize;
-        let no = header.metadata.opt_u32("split.no")?.unwrap_or(0) as usize;
-        if count.max(1) != n {
-            return Err(Error::bad_file(format!(
-                "file {part} is piece {} of a model in {} pieces, but {n} were given; pass all pieces",
-                no + 1,
-                count.max(1)
-            )));
-        }
-        match seen.get_mut(no) {
-            Some(seen) if !*seen => *seen = true,
-            Some(_) => return Err(Error::bad_file(format!("piece {} was given twice", no + 1))),
-            None => return Err(Error::bad_file(format!("file {part} claims to be piece {} of {n}", no + 1))),
-        }
-    }
-    Ok(())
-}
-
-/// Turns directory entries into places in the file; checks that they lie inside it and do not overlap.
-fn place_tensors(header: &Header, part: usize, len: u64) -> Result<Vec<TensorInfo>> {
-    let mut placed = Vec::with_capacity(header.tensors.len());
-    for entry in &header.tensors {
-        let offset = header.data_start.checked_add(entry.offset);
-        let end = offset.and_then(|o| o.checked_add(entry.n_bytes));
-        let (Some(offset), Some(_)) = (offset, end.filter(|&end| end <= len)) else {
-            return Err(Error::bad_file(format!(
-                "tensor {} ({} bytes at {}) lies behind the end of the file ({len} bytes): it is truncated; download it again",
-                entry.name, entry.n_bytes, entry.offset
-            )));
-        };
-        placed.push(TensorInfo {
-            name: entry.name.clone(),
-            ty: entry.ty,
-            dims: entry.dims.clone(),
-            part,
-            offset,
-            n_bytes: entry.n_bytes,
-        });
-    }
-    let mut order: Vec<&TensorInfo> = placed.iter().collect();
-    order.sort_by_key(|t| t.offset);
-    if let Some(pair) = order.windows(2).find(|w| w[0].offset + w[0].n_bytes > w[1].offset) {
-        return Err(Error::bad_file(format!("tensors {} and {} overlap: the file is damaged", pair[0].name, pair[1].name)));
-    }
-    Ok(placed)
+    let mut header = parser.finish();
+    directory::place(&mut header, file_len)?;
+    Ok(header)
 }

@@ -83,9 +83,8 @@ mod file {
                 }
                 Ok((file, metadata.len()))
             });
-            let (file, len) = opened.map_err(|e| {
-                Error::storage(format!("cannot open {}: {e}", path.display())).caused_by(e)
-            })?;
+            let (file, len) =
+                opened.map_err(|e| Error::storage(format!("cannot open {}: {e}", path.display())).caused_by(e))?;
             Ok(FileSource { file, path: path.to_path_buf(), len })
         }
     }
