@@ -31,7 +31,10 @@ pub(super) fn join(mut headers: Vec<Header>) -> Result<Gguf> {
         if let [(first, _), (second, _)] = pair
             && first == second
         {
-            return Err(Error::invalid_request(format!("piece {first} of the split model is given twice")));
+            return Err(Error::invalid_request(format!(
+                "piece {} of the split model is given twice",
+                first.saturating_add(1)
+            )));
         }
     }
     let mut pieces = numbered.into_iter().map(|(_, header)| header);
@@ -63,7 +66,10 @@ fn piece_number(header: &Header, given: usize) -> Result<u32> {
         return Err(Error::invalid_request("a model of its own, not a piece of a split one; give it alone"));
     }
     if number >= pieces {
-        return Err(Error::bad_file(format!("it says to be piece {number} (from 0) of {pieces}; it is damaged")));
+        return Err(Error::bad_file(format!(
+            "it claims to be piece {} of {pieces}; it is damaged",
+            number.saturating_add(1)
+        )));
     }
     if pieces as usize != given {
         return Err(Error::invalid_request(format!(
