@@ -300,12 +300,17 @@ fn sum<S: Simd, const Q: usize>(s: S, values: &[f32], scores: &[f32], (width, at
 
 #[inline(always)]
 fn sum_columns<S: Simd, const Q: usize, const R: usize>(s: S, values: &[f32], p: &[&[f32]; Q], out: &mut [f32], dim: usize, d: usize) -> usize {
-    let mut sums: [[S::F; R]; Q] = std::array::from_fn(
-        #[inline(always)]
-        |i| std::array::from_fn(#[inline(always)] |r| s.load_f(&out[i * dim + d + r * S::LANES..])),
-    );
+    let mut sums = [[s.splat(0.0); R]; Q];
+    for i in 0..Q {
+        for r in 0..R {
+            sums[i][r] = s.load_f(&out[i * dim + d + r * S::LANES..]);
+        }
+    }
     for (cell, value) in values.chunks_exact(dim).enumerate() {
-        let v: [S::F; R] = std::array::from_fn(#[inline(always)] |r| s.load_f(&value[d + r * S::LANES..]));
+        let mut v = [s.splat(0.0); R];
+        for r in 0..R {
+            v[r] = s.load_f(&value[d + r * S::LANES..]);
+        }
         for i in 0..Q {
             let x = s.splat(p[i][cell]);
             for r in 0..R {

@@ -34,14 +34,28 @@ fn halves<S: Simd>(s: S, group: &[u8], at: usize, h: usize) -> S::F {
     s.load_f16(&group[at + h * S::LANES * 2..])
 }
 
+/// An array of eight, written out: closures (`array::map`) would be compiled without the instruction set.
+macro_rules! eight {
+    ($j:ident => $e:expr) => {
+        [
+            { const $j: usize = 0; $e },
+            { const $j: usize = 1; $e },
+            { const $j: usize = 2; $e },
+            { const $j: usize = 3; $e },
+            { const $j: usize = 4; $e },
+            { const $j: usize = 5; $e },
+            { const $j: usize = 6; $e },
+            { const $j: usize = 7; $e },
+        ]
+    };
+}
+
 /// Quads 0..8 from nibbles.
 #[inline(always)]
 fn nibbles<S: Simd>(s: S, group: &[u8], h: usize) -> [S::I; 8] {
     let mask = s.splat_u8(15);
     let b = [quad(s, group, 0, h), quad(s, group, 64, h), quad(s, group, 128, h), quad(s, group, 192, h)];
-    let lo = b.map(#[inline(always)] |v| s.and(v, mask));
-    let hi = b.map(#[inline(always)] |v| s.and(s.shr(v, 4), mask));
-    [lo[0], lo[1], lo[2], lo[3], hi[0], hi[1], hi[2], hi[3]]
+    eight!(J => if J < 4 { s.and(b[J % 4], mask) } else { s.and(s.shr(b[J % 4], 4), mask) })
 }
 
 /// Shifts left by `n`, or right when `n` is negative, and masks.
@@ -54,19 +68,18 @@ fn field<S: Simd>(s: S, v: S::I, n: i32, mask: u8) -> S::I {
 /// Bit j of a plane, moved to bit `to`, for quads 0..8.
 #[inline(always)]
 fn bits<S: Simd>(s: S, plane: S::I, to: i32) -> [S::I; 8] {
-    [0, 1, 2, 3, 4, 5, 6, 7].map(#[inline(always)] |j: i32| field(s, plane, to - j, 1 << to))
+    eight!(J => field(s, plane, to - J as i32, 1 << to))
 }
 
 /// Two bits a quad from two planes, moved to bit `to`.
 #[inline(always)]
 fn pairs<S: Simd>(s: S, planes: [S::I; 2], to: i32) -> [S::I; 8] {
-    [0, 1, 2, 3, 4, 5, 6, 7]
-        .map(#[inline(always)] |j: i32| field(s, planes[(j / 4) as usize], to - 2 * (j % 4), 3 << to))
+    eight!(J => field(s, planes[J / 4], to - 2 * (J % 4) as i32, 3 << to))
 }
 
 #[inline(always)]
 fn or8<S: Simd>(s: S, a: [S::I; 8], b: [S::I; 8]) -> [S::I; 8] {
-    [0, 1, 2, 3, 4, 5, 6, 7].map(#[inline(always)] |j: usize| s.or(a[j], b[j]))
+    eight!(J => s.or(a[J], b[J]))
 }
 
 /// `min = -offset * scale` for codes that are stored with an offset.
@@ -221,7 +234,7 @@ impl Codes for I8 {
 
     #[inline(always)]
     fn codes<S: Simd>(s: S, group: &[u8], _: usize, h: usize) -> [S::I; 8] {
-        [0, 1, 2, 3, 4, 5, 6, 7].map(#[inline(always)] |j: usize| s.signed(quad(s, group, j * 64, h)))
+        eight!(J => s.signed(quad(s, group, J * 64, h)))
     }
     #[inline(always)]
     fn scale<S: Simd>(s: S, group: &[u8], _: usize, _: usize, h: usize) -> S::F {
@@ -246,7 +259,10 @@ impl<const MX: bool> Codes for Table<MX> {
     #[inline(always)]
     fn codes<S: Simd>(s: S, group: &[u8], _: usize, h: usize) -> [S::I; 8] {
         let table = if MX { &MXFP4_VALUES } else { &IQ4_NL_VALUES };
-        nibbles(s, group, h).map(#[inline(always)] |v| s.signed(s.lookup(table, v)))
+        {
+            let indices = nibbles(s, group, h);
+            eight!(J => s.signed(s.lookup(table, indices[J])))
+        }
     }
     #[inline(always)]
     fn scale<S: Simd>(s: S, group: &[u8], _: usize, _: usize, h: usize) -> S::F {

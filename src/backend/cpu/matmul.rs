@@ -197,6 +197,10 @@ impl<L: Floats> Tile for Plain<L> {
                 sums[k % 2][i] = s.mul_add(w, s.splat(rows[i][k]), sums[k % 2][i]);
             }
         }
-        std::array::from_fn(#[inline(always)] |i| s.add(sums[0][i], sums[1][i]))
+        let [mut even, odd] = sums;
+        for i in 0..T {
+            even[i] = s.add(even[i], odd[i]);
+        }
+        even
     }
 }

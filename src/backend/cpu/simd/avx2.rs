@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 /// Proof that the processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Avx2(());
+pub struct Avx2(());
 
 impl Avx2 {
     /// The proof, where it holds.

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 /// Proof that the processor has AVX-512 F, BW, VL and VNNI.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Avx512(());
+pub struct Avx512(());
 
 impl Avx512 {
     /// The proof, where it holds.

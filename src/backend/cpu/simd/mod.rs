@@ -135,46 +135,40 @@ pub trait Simd: Copy + Send + Sync + 'static {
     }
 }
 
-/// An instruction set that this build has kernels for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// An instruction set that this build has kernels for and this processor can run.
+#[derive(Clone, Copy, Debug)]
 pub enum Level {
     /// Plain Rust, one lane: the path that the others are tested against.
     Scalar,
     /// AVX2 with FMA and F16C.
     #[cfg(target_arch = "x86_64")]
-    Avx2,
+    Avx2(avx2::Avx2),
     /// AVX-512 (F, BW, VL) with VNNI.
     #[cfg(target_arch = "x86_64")]
-    Avx512,
+    Avx512(avx512::Avx512),
     /// NEON with the dot-product extension.
     #[cfg(target_arch = "aarch64")]
-    Neon,
+    Neon(neon::Neon),
     /// SIMD128; relaxed SIMD where the build has it.
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-    Wasm,
+    Wasm(wasm::Wasm),
 }
 
 impl Level {
     /// The instruction sets that this processor can run, best first.
     pub fn available() -> Vec<Level> {
-        let mut levels = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            if avx512::Avx512::new().is_some() {
-                levels.push(Level::Avx512);
-            }
-            if avx2::Avx2::new().is_some() {
-                levels.push(Level::Avx2);
-            }
-        }
-        #[cfg(target_arch = "aarch64")]
-        if neon::Neon::new().is_some() {
-            levels.push(Level::Neon);
-        }
-        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-        levels.push(Level::Wasm);
-        levels.push(Level::Scalar);
-        levels
+        let best = [
+            #[cfg(target_arch = "x86_64")]
+            avx512::Avx512::new().map(Level::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            avx2::Avx2::new().map(Level::Avx2),
+            #[cfg(target_arch = "aarch64")]
+            neon::Neon::new().map(Level::Neon),
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Some(Level::Wasm(wasm::Wasm)),
+            Some(Level::Scalar),
+        ];
+        best.into_iter().flatten().collect()
     }
 
     /// The best instruction set of this processor.
@@ -187,37 +181,28 @@ impl Level {
         match self {
             Level::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => "avx2",
+            Level::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => "avx512-vnni",
+            Level::Avx512(_) => "avx512-vnni",
             #[cfg(target_arch = "aarch64")]
-            Level::Neon => "neon-dotprod",
+            Level::Neon(_) => "neon-dotprod",
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Level::Wasm => wasm::NAME,
+            Level::Wasm(_) => wasm::NAME,
         }
     }
 
-    /// Runs a kernel at this level; at [`Level::Scalar`] when the processor lacks it.
+    /// Runs a kernel with this instruction set.
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => match avx512::Avx512::new() {
-                Some(s) => s.run(kernel),
-                None => Scalar.run(kernel),
-            },
+            Level::Avx512(s) => s.run(kernel),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => match avx2::Avx2::new() {
-                Some(s) => s.run(kernel),
-                None => Scalar.run(kernel),
-            },
+            Level::Avx2(s) => s.run(kernel),
             #[cfg(target_arch = "aarch64")]
-            Level::Neon => match neon::Neon::new() {
-                Some(s) => s.run(kernel),
-                None => Scalar.run(kernel),
-            },
+            Level::Neon(s) => s.run(kernel),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Level::Wasm => wasm::Wasm.run(kernel),
+            Level::Wasm(s) => s.run(kernel),
             Level::Scalar => Scalar.run(kernel),
         }
     }
