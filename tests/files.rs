@@ -80,6 +80,26 @@ fn what_is_written_is_read() {
     assert_eq!(places, [("norm", data, 20), ("q4", data + 32, 72), ("q8", data + 128, 68)]);
 }
 
+/// The seeds of the fuzzer come from the PyPI package gguf.
+#[test]
+fn files_of_another_writer_are_read() {
+    let seed = |name: &str| {
+        let path = common::data("../fuzz/seeds").join(name);
+        read(&std::fs::read(&path).expect("a seed")).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    };
+    let values = seed("gguf/values").metadata;
+    assert_eq!(values.get("i16"), Some(&Value::Signed(-2)));
+    assert_eq!(values.get("u64"), Some(&Value::Unsigned(4)));
+    assert_eq!(values.get("f64"), Some(&Value::Float(0.25)));
+    assert_eq!(values.strings("strs").unwrap().get(2), Some("né"));
+    assert_eq!(values.bools("bools").unwrap(), [true, false]);
+    assert_eq!(seed("gguf/types").tensors.len(), TensorType::ALL.len());
+    assert_eq!(seed("gguf/types").tensor("f16").unwrap().dims, [2, 2, 2]);
+    assert_eq!(seed("gguf/aligned").tensor("b").unwrap().offset % 64, 0);
+    assert_eq!(seed("gguf/empty").version, 2);
+    assert_eq!(seed("tokenizer/spm").metadata.floats("tokenizer.ggml.scores").unwrap().len(), 272);
+}
+
 #[test]
 fn getters_name_the_key() {
     let (bytes, _) = sample();
