@@ -39,7 +39,9 @@ fn follow(model_file: &str, golden: &str) {
         model.kv_mut().free(seq);
     }
     let mean = sum / f64::from(n);
-    println!("{model_file}: worst at the choice {worst:.4}, mean over the top ten {mean:.4}, same choice {agree}/{steps}");
+    println!(
+        "{model_file}: worst at the choice {worst:.4}, mean over the top ten {mean:.4}, same choice {agree}/{steps}"
+    );
     assert!(worst <= TOP, "log-probability of a chosen token is off by {worst}");
     assert!(mean <= TAIL_MEAN, "log-probabilities are off by {mean} on average");
     assert!(agree * 100 >= steps * 98, "only {agree} of {steps} choices agree");

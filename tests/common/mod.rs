@@ -1,5 +1,8 @@
 //! What several test files share.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+
+pub mod random;
+pub mod reference;
 
 use foreword::backend::CacheType;
 use foreword::backend::cpu::Cpu;
@@ -12,7 +15,8 @@ use std::path::PathBuf;
 pub fn model_path(file: &str) -> PathBuf {
     let folders = [std::env::var_os("FOREWORD_MODELS"), std::env::var_os("FOREWORD_CACHE")];
     let default = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/foreword"));
-    let found = folders.into_iter().flatten().map(PathBuf::from).chain(default).map(|f| f.join(file)).find(|f| f.exists());
+    let found =
+        folders.into_iter().flatten().map(PathBuf::from).chain(default).map(|f| f.join(file)).find(|f| f.exists());
     found.unwrap_or_else(|| panic!("{file} is not there; run ./test, which fetches it"))
 }
 
