@@ -81,6 +81,9 @@ pub fn config(gguf: &Gguf, context: Option<usize>) -> Result<ModelConfig> {
 fn common(gguf: &Gguf, keys: &Keys<'_>, family: &Family) -> Result<ModelConfig> {
     let (dim, n_heads, n_layers) =
         (keys.count("embedding_length")?, keys.count("attention.head_count")?, keys.count("block_count")?);
+    if n_layers > MAX_LAYERS {
+        return Err(absurd(keys.architecture));
+    }
     let head_dim = keys.opt_count("attention.key_length")?.unwrap_or(dim / n_heads);
     if keys.opt_count("attention.value_length")?.is_some_and(|n| n != head_dim) {
         return Err(Error::unsupported("keys and values of different width are not supported"));
@@ -144,6 +147,15 @@ fn scaling(gguf: &Gguf, keys: &Keys<'_>) -> Result<RopeScaling> {
     }
 }
 
+/// Far beyond any real model.
+const MAX_LAYERS: usize = 1 << 12;
+/// Far beyond the width, vocabulary and context of any real model.
+const MAX_SIZE: usize = 1 << 24;
+
+fn absurd(architecture: &str) -> Error {
+    Error::bad_file(format!("{architecture}: sizes beyond any real model: the file is damaged"))
+}
+
 /// Rejects what would make the forward pass index out of bounds or divide by zero.
 fn check(config: &ModelConfig) -> Result<()> {
     let bad = |what: &str| Err(Error::bad_file(format!("{}: {what}", config.architecture)));
@@ -153,9 +165,9 @@ fn check(config: &ModelConfig) -> Result<()> {
     if config.head_dim == 0 || config.rope_dim > config.head_dim || !config.rope_dim.is_multiple_of(2) {
         return bad(&format!("{} rotated dimensions of a head of {}", config.rope_dim, config.head_dim));
     }
-    let sizes = [config.dim, config.ff_dim, config.n_vocab, config.context_length, config.n_heads * config.head_dim];
-    if sizes.iter().any(|&n| n > 1 << 24) || config.layers.len() > 1 << 12 {
-        return bad("sizes beyond any real model: the file is damaged");
+    let heads = config.n_heads.saturating_mul(config.head_dim);
+    if [config.dim, config.ff_dim, config.n_vocab, config.context_length, heads].iter().any(|&n| n > MAX_SIZE) {
+        return Err(absurd(&config.architecture));
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
-//! Damaged, truncated and hostile GGUF files: each a typed error that helps, no panic, no reading far beyond need.
+//! Damaged, truncated and hostile headers of GGUF files.
 
-mod common;
-
+use crate::common;
 use foreword::gguf::source::{BytesSource, Read, Source};
 use foreword::gguf::{Gguf, Metadata, Strings, Value, write};
 use foreword::quant::TensorType;
