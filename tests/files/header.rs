@@ -414,7 +414,8 @@ fn bad_splits_are_refused() {
     let (a, b) = (piece(0, 2, 2, "a"), piece(1, 2, 2, "b"));
     let (whole, _) = sample();
     let request = Kind::InvalidRequest;
-    let cases: [(&str, &[&[u8]], Kind, &[&str]); 9] = [
+    type Case<'a> = (&'a str, &'a [&'a [u8]], Kind, &'a [&'a str]);
+    let cases: [Case; 9] = [
         ("one missing", &[&b], request, &["piece 2", "split into 2 files", "1 is given"]),
         ("one too many", &[&a, &b, &a], request, &["split into 2 files", "3 are given"]),
         ("twice", &[&b, &b], request, &["piece 2", "twice"]),
