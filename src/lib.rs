@@ -7,5 +7,6 @@ pub mod gguf;
 pub mod kv;
 pub mod model;
 pub mod quant;
+pub mod tokenizer;
 
 pub use error::{Error, Kind, Result};

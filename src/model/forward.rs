@@ -3,7 +3,7 @@
 use super::weights::{LayerWeights, Linear, Weights};
 use super::{Buffers, Model, ModelConfig};
 use crate::backend::{
-    Attend, Backend, Buf, Cache, Delta, Epilogue, Gate, Norm, Operand, Product, Plan, RopeAppend, Rows, read,
+    Attend, Backend, Buf, Cache, Delta, Epilogue, Gate, Norm, Operand, Plan, Product, RopeAppend, Rows, read,
 };
 use crate::batch::Batch;
 use crate::error::{Error, Result};
@@ -81,43 +81,43 @@ fn block(
     (cache, layer): (Cache, usize),
     delta: Option<Delta>,
 ) -> Option<Delta> {
-        let (l, spec) = (&w.layers[layer], &c.layers[layer]);
-        let norm = |delta, weight, out| Norm { x: b.x, delta, weight, eps: c.norm_eps, out, rows: Rows::All };
+    let (l, spec) = (&w.layers[layer], &c.layers[layer]);
+    let norm = |delta, weight, out| Norm { x: b.x, delta, weight, eps: c.norm_eps, out, rows: Rows::All };
 
-        backend.norm(&norm(delta, l.attn_norm, b.normed));
-        backend.matmul(b.normed, Rows::All, &[store(l.q, b.q), store(l.k, b.k), store(l.v, b.v)]);
-        let (freqs, magnitude) = w.ropes[spec.rope];
-        backend.rope_append(&RopeAppend {
-            q: Some(b.q),
-            k: b.k,
-            v: b.v,
-            n_heads: c.n_heads,
-            q_norm: l.q_norm,
-            k_norm: l.k_norm,
-            eps: c.norm_eps,
-            freqs,
-            rope_dim: c.rope_dim,
-            pairs: c.rope_pairs,
-            magnitude,
-            cache,
-            layer,
-        });
-        backend.attend(&Attend {
-            q: b.q,
-            cache,
-            layer,
-            n_heads: c.n_heads,
-            scale: c.attention_scale,
-            softcap: c.attention_softcap,
-            window: spec.window,
-            out: b.attended,
-        });
-        let delta = join(backend, b, l.o, b.attended, l.post_attn_norm, c.residual_scale);
+    backend.norm(&norm(delta, l.attn_norm, b.normed));
+    backend.matmul(b.normed, Rows::All, &[store(l.q, b.q), store(l.k, b.k), store(l.v, b.v)]);
+    let (freqs, magnitude) = w.ropes[spec.rope];
+    backend.rope_append(&RopeAppend {
+        q: Some(b.q),
+        k: b.k,
+        v: b.v,
+        n_heads: c.n_heads,
+        q_norm: l.q_norm,
+        k_norm: l.k_norm,
+        eps: c.norm_eps,
+        freqs,
+        rope_dim: c.rope_dim,
+        pairs: c.rope_pairs,
+        magnitude,
+        cache,
+        layer,
+    });
+    backend.attend(&Attend {
+        q: b.q,
+        cache,
+        layer,
+        n_heads: c.n_heads,
+        scale: c.attention_scale,
+        softcap: c.attention_softcap,
+        window: spec.window,
+        out: b.attended,
+    });
+    let delta = join(backend, b, l.o, b.attended, l.post_attn_norm, c.residual_scale);
 
-        backend.norm(&norm(delta, l.ffn_norm, b.normed));
-        backend.matmul(b.normed, Rows::All, &[store(l.gate, b.gate), store(l.up, b.up)]);
-        backend.gate(&Gate { gate: b.gate, up: b.up, activation: c.activation, out: b.gated });
-        join(backend, b, l.down, b.gated, l.post_ffn_norm, c.residual_scale)
+    backend.norm(&norm(delta, l.ffn_norm, b.normed));
+    backend.matmul(b.normed, Rows::All, &[store(l.gate, b.gate), store(l.up, b.up)]);
+    backend.gate(&Gate { gate: b.gate, up: b.up, activation: c.activation, out: b.gated });
+    join(backend, b, l.down, b.gated, l.post_ffn_norm, c.residual_scale)
 }
 
 fn store(linear: Linear, out: Buf) -> Product {
@@ -146,8 +146,7 @@ fn join(
 /// Last norm and logits of the plan's outputs.
 fn head(backend: &mut dyn Backend, c: &ModelConfig, w: &Weights, b: &Buffers, delta: Option<Delta>) {
     backend.norm(&Norm { x: b.x, delta, weight: w.norm, eps: c.norm_eps, out: b.head_in, rows: Rows::Outputs });
-    let epilogue =
-        Epilogue { scale: c.logit_scale, bias: w.head_bias, softcap: c.logit_softcap, accumulate: false };
+    let epilogue = Epilogue { scale: c.logit_scale, bias: w.head_bias, softcap: c.logit_softcap, accumulate: false };
     backend.matmul(b.head_in, Rows::Outputs, &[Product { weight: w.head, out: b.logits, epilogue }]);
 }
 

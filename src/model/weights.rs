@@ -133,11 +133,8 @@ impl<'a> Loader<'a> {
             None => (name("ffn_up"), rows, 2 * c.ff_dim),
             Some(_) => (name(part), 0..rows.len(), rows.len()),
         };
-        let (q, k, v) = (
-            qkv("attn_q", 0..q_rows),
-            qkv("attn_k", q_rows..q_rows + kv_rows),
-            qkv("attn_v", q_rows + kv_rows..fused),
-        );
+        let (q, k, v) =
+            (qkv("attn_q", 0..q_rows), qkv("attn_k", q_rows..q_rows + kv_rows), qkv("attn_v", q_rows + kv_rows..fused));
         let (gate, up) = (gate_up("ffn_gate", 0..c.ff_dim), gate_up("ffn_up", c.ff_dim..2 * c.ff_dim));
         Ok(LayerWeights {
             attn_norm: self.vector(&name("attn_norm.weight"), c.dim).await?,

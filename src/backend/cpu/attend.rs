@@ -108,8 +108,16 @@ impl Kernel for Tile<'_, '_> {
                 *to = from * self.op.scale;
             }
         }
-        let mut walk =
-            Walk { plan: self.plan, cache: self.cache, layer: self.op.layer, head: self.head, base, width, dim, scratch };
+        let mut walk = Walk {
+            plan: self.plan,
+            cache: self.cache,
+            layer: self.op.layer,
+            head: self.head,
+            base,
+            width,
+            dim,
+            scratch,
+        };
         let spans = &self.plan.spans[self.tokens.clone()];
         walk.score_prefix(s, spans);
         walk.score_extras(s, spans, self.group);
@@ -177,8 +185,12 @@ impl<'a> Walk<'a> {
             while q < n {
                 let rows = &mut scores[q * self.width..];
                 q += match n - q {
-                    6.. if S::QUERIES >= 6 => score::<S, 6>(s, &blocks, &queries[q * self.dim..], self.dim, rows, (self.width, at)),
-                    2.. if S::QUERIES >= 2 => score::<S, 2>(s, &blocks, &queries[q * self.dim..], self.dim, rows, (self.width, at)),
+                    6.. if S::QUERIES >= 6 => {
+                        score::<S, 6>(s, &blocks, &queries[q * self.dim..], self.dim, rows, (self.width, at))
+                    }
+                    2.. if S::QUERIES >= 2 => {
+                        score::<S, 2>(s, &blocks, &queries[q * self.dim..], self.dim, rows, (self.width, at))
+                    }
                     _ => score::<S, 1>(s, &blocks, &queries[q * self.dim..], self.dim, rows, (self.width, at)),
                 };
             }
@@ -199,7 +211,14 @@ impl<'a> Walk<'a> {
                 }
                 for query in i * group..(i + 1) * group {
                     let mut row = [0.0; BLOCK];
-                    score::<S, 1>(s, &self.scratch.block, &self.scratch.queries[query * self.dim..], self.dim, &mut row, (BLOCK, 0));
+                    score::<S, 1>(
+                        s,
+                        &self.scratch.block,
+                        &self.scratch.queries[query * self.dim..],
+                        self.dim,
+                        &mut row,
+                        (BLOCK, 0),
+                    );
                     self.scratch.scores[query * self.width + position] = row[cell % BLOCK];
                 }
             }
@@ -248,7 +267,14 @@ impl<'a> Walk<'a> {
                 let value = &self.scratch.block[cell % BLOCK * self.dim..][..self.dim];
                 for query in i * group..(i + 1) * group {
                     let scores = &self.scratch.scores[query * self.width..][..self.width];
-                    sum::<S, 1>(s, value, scores, (self.width, position), &mut self.scratch.out[query * self.dim..], self.dim);
+                    sum::<S, 1>(
+                        s,
+                        value,
+                        scores,
+                        (self.width, position),
+                        &mut self.scratch.out[query * self.dim..],
+                        self.dim,
+                    );
                 }
             }
         }
@@ -258,8 +284,18 @@ impl<'a> Walk<'a> {
 /// Scores of `Q` queries with the 32 keys of a block, written to columns `at..at + 32` of score rows `width` long; returns
 /// `Q`. Keys are `[dim][32]`.
 #[inline(always)]
-fn score<S: Simd, const Q: usize>(s: S, keys: &[f32], queries: &[f32], dim: usize, scores: &mut [f32], (width, at): (usize, usize)) -> usize {
-    let q: [&[f32]; Q] = std::array::from_fn(#[inline(always)] |i| &queries[i * dim..][..dim]);
+fn score<S: Simd, const Q: usize>(
+    s: S,
+    keys: &[f32],
+    queries: &[f32],
+    dim: usize,
+    scores: &mut [f32],
+    (width, at): (usize, usize),
+) -> usize {
+    let q: [&[f32]; Q] = std::array::from_fn(
+        #[inline(always)]
+        |i| &queries[i * dim..][..dim],
+    );
     for half in 0..BLOCK / (2 * S::LANES) {
         let first = half * 2 * S::LANES;
         let mut sums = [[s.splat(0.0); 2]; Q];
@@ -281,9 +317,19 @@ fn score<S: Simd, const Q: usize>(s: S, keys: &[f32], queries: &[f32], dim: usiz
 
 /// Adds probabilities times values to `Q` outputs; returns `Q`. Values are `[cells][dim]`.
 #[inline(always)]
-fn sum<S: Simd, const Q: usize>(s: S, values: &[f32], scores: &[f32], (width, at): (usize, usize), out: &mut [f32], dim: usize) -> usize {
+fn sum<S: Simd, const Q: usize>(
+    s: S,
+    values: &[f32],
+    scores: &[f32],
+    (width, at): (usize, usize),
+    out: &mut [f32],
+    dim: usize,
+) -> usize {
     let cells = values.len() / dim;
-    let p: [&[f32]; Q] = std::array::from_fn(#[inline(always)] |i| &scores[i * width + at..][..cells]);
+    let p: [&[f32]; Q] = std::array::from_fn(
+        #[inline(always)]
+        |i| &scores[i * width + at..][..cells],
+    );
     let mut d = 0;
     while d < dim {
         // Four registers a query where the head is wide enough, else one.
@@ -299,7 +345,14 @@ fn sum<S: Simd, const Q: usize>(s: S, values: &[f32], scores: &[f32], (width, at
 }
 
 #[inline(always)]
-fn sum_columns<S: Simd, const Q: usize, const R: usize>(s: S, values: &[f32], p: &[&[f32]; Q], out: &mut [f32], dim: usize, d: usize) -> usize {
+fn sum_columns<S: Simd, const Q: usize, const R: usize>(
+    s: S,
+    values: &[f32],
+    p: &[&[f32]; Q],
+    out: &mut [f32],
+    dim: usize,
+    d: usize,
+) -> usize {
     let mut sums = [[s.splat(0.0); R]; Q];
     for i in 0..Q {
         for r in 0..R {
@@ -346,7 +399,12 @@ fn softmax<S: Simd>(s: S, scores: &mut [f32], softcap: f32, visible: Range<usize
     scores[end..].fill(0.0);
     let all = &mut scores[start..end];
     if softcap != 0.0 {
-        map(s, all, #[inline(always)] |v| s.mul(s.splat(softcap), s.tanh(s.div(v, s.splat(softcap)))));
+        map(
+            s,
+            all,
+            #[inline(always)]
+            |v| s.mul(s.splat(softcap), s.tanh(s.div(v, s.splat(softcap)))),
+        );
     }
     let mut largest = f32::NEG_INFINITY;
     let chunks = all.chunks_exact(S::LANES);
@@ -358,7 +416,12 @@ fn softmax<S: Simd>(s: S, scores: &mut [f32], softcap: f32, visible: Range<usize
         lanes = s.max(lanes, s.load_f(v));
     }
     let largest = s.splat(s.max_lane(lanes));
-    map(s, all, #[inline(always)] |v| s.exp(s.sub(v, largest)));
+    map(
+        s,
+        all,
+        #[inline(always)]
+        |v| s.exp(s.sub(v, largest)),
+    );
     let chunks = all.chunks_exact(S::LANES);
     let tail: f32 = chunks.remainder().iter().sum();
     let mut lanes = s.splat(0.0);
@@ -366,7 +429,12 @@ fn softmax<S: Simd>(s: S, scores: &mut [f32], softcap: f32, visible: Range<usize
         lanes = s.add(lanes, s.load_f(v));
     }
     let inverse = s.splat(1.0 / (s.sum(lanes) + tail));
-    map(s, all, #[inline(always)] |v| s.mul(v, inverse));
+    map(
+        s,
+        all,
+        #[inline(always)]
+        |v| s.mul(v, inverse),
+    );
 }
 
 /// Applies `f` to every value; the last ones in a padded register.

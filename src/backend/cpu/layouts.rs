@@ -333,19 +333,58 @@ macro_rules! with_layout {
         use crate::backend::cpu::layouts as l;
         use crate::quant::layout::Layout;
         match $layout {
-            Layout::U4 => { type $L = l::U4<false>; $codes }
-            Layout::U4M => { type $L = l::U4<true>; $codes }
-            Layout::U5 => { type $L = l::U5<false>; $codes }
-            Layout::U5M => { type $L = l::U5<true>; $codes }
-            Layout::U6 => { type $L = l::U6; $codes }
-            Layout::U3 => { type $L = l::U3; $codes }
-            Layout::U2 => { type $L = l::U2; $codes }
-            Layout::I8 => { type $L = l::I8; $codes }
-            Layout::Iq4Nl => { type $L = l::Table<false>; $codes }
-            Layout::Mxfp4 => { type $L = l::Table<true>; $codes }
-            Layout::F32 => { type $M = l::F32; $floats }
-            Layout::F16 => { type $M = l::F16; $floats }
-            Layout::Bf16 => { type $M = l::Bf16; $floats }
+            Layout::U4 => {
+                type $L = l::U4<false>;
+                $codes
+            }
+            Layout::U4M => {
+                type $L = l::U4<true>;
+                $codes
+            }
+            Layout::U5 => {
+                type $L = l::U5<false>;
+                $codes
+            }
+            Layout::U5M => {
+                type $L = l::U5<true>;
+                $codes
+            }
+            Layout::U6 => {
+                type $L = l::U6;
+                $codes
+            }
+            Layout::U3 => {
+                type $L = l::U3;
+                $codes
+            }
+            Layout::U2 => {
+                type $L = l::U2;
+                $codes
+            }
+            Layout::I8 => {
+                type $L = l::I8;
+                $codes
+            }
+            Layout::Iq4Nl => {
+                type $L = l::Table<false>;
+                $codes
+            }
+            Layout::Mxfp4 => {
+                type $L = l::Table<true>;
+                $codes
+            }
+            Layout::F32 => {
+                type $M = l::F32;
+                $floats
+            }
+            Layout::F16 => {
+                type $M = l::F16;
+                $floats
+            }
+            Layout::Bf16 => {
+                type $M = l::Bf16;
+                $floats
+            }
         }
     }};
 }

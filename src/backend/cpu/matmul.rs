@@ -140,7 +140,10 @@ impl<L: Codes> Tile for Ints<L> {
     #[inline(always)]
     fn tile<S: Simd, const T: usize>(s: S, panel: &[u8], x: &OperandData, t: usize, h: usize) -> [S::F; T] {
         let n_groups = x.n_groups();
-        let rows: [&[Group]; T] = std::array::from_fn(#[inline(always)] |i| &x.groups(t + i)[..n_groups]);
+        let rows: [&[Group]; T] = std::array::from_fn(
+            #[inline(always)]
+            |i| &x.groups(t + i)[..n_groups],
+        );
         let mut sums = [s.splat(0.0); T];
         let mut k = 0;
         for group in panel.chunks_exact(L::BYTES) {
@@ -188,7 +191,10 @@ impl<L: Floats> Tile for Plain<L> {
     #[inline(always)]
     fn tile<S: Simd, const T: usize>(s: S, panel: &[u8], x: &OperandData, t: usize, h: usize) -> [S::F; T] {
         let cols = x.cols();
-        let rows: [&[f32]; T] = std::array::from_fn(#[inline(always)] |i| &x.floats(t + i)[..cols]);
+        let rows: [&[f32]; T] = std::array::from_fn(
+            #[inline(always)]
+            |i| &x.floats(t + i)[..cols],
+        );
         // Even and odd columns apart: two chains hide the latency of the additions.
         let mut sums = [[s.splat(0.0); T]; 2];
         for (k, column) in panel.chunks_exact(L::BYTES).enumerate().take(cols) {

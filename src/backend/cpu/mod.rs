@@ -1,8 +1,8 @@
 //! The CPU backend: ops run at once, on one pool of threads, with kernels for the best instruction set of the processor.
 
 use super::{
-    Attend, Backend, Buf, Cache, CacheShape, DeviceInfo, Epilogue, Gate, MemoryUse, Norm, Operand, Plan, Product, RopeAppend, Rows,
-    Weight,
+    Attend, Backend, Buf, Cache, CacheShape, DeviceInfo, Epilogue, Gate, MemoryUse, Norm, Operand, Plan, Product,
+    RopeAppend, Rows, Weight,
 };
 use crate::error::{Error, Result};
 use crate::quant::TensorType;
