@@ -2,11 +2,13 @@
 
 pub mod backend;
 pub mod batch;
+pub mod engine;
 pub mod error;
 pub mod gguf;
 pub mod kv;
 pub mod model;
 pub mod quant;
+pub mod sample;
 pub mod tokenizer;
 
 pub use error::{Error, Kind, Result};

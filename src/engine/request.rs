@@ -1,0 +1,107 @@
+//! What is asked of the engine, and what it answers.
+
+use crate::error::Error;
+use crate::sample::Params;
+
+/// A request for one answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Request {
+    /// Tokens of the prompt, BOS included where the model wants one; see [`super::Engine::prompt`].
+    pub prompt: Vec<u32>,
+    /// How tokens are chosen.
+    pub params: Params,
+    /// Most tokens of the answer; as many as the context holds when `None`.
+    pub max_tokens: Option<usize>,
+    /// Texts that end the answer; they are not part of it.
+    pub stop: Vec<String>,
+    /// Log-probabilities of each token and of so many most probable ones.
+    pub logprobs: Option<usize>,
+    /// Go on after end-of-generation tokens (for benchmarks).
+    pub ignore_eos: bool,
+}
+
+/// Names a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// Something that happened to a request.
+#[derive(Debug)]
+pub enum Event {
+    /// A token was chosen.
+    Token(RequestId, TokenEvent),
+    /// The answer is over.
+    Done(RequestId, Done),
+    /// The request failed; the others go on.
+    Failed(RequestId, Error),
+}
+
+/// A token of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenEvent {
+    /// Vocabulary id.
+    pub token: u32,
+    /// Text that is certain now; empty while a character or a stop text may be unfinished.
+    pub text: String,
+    /// Natural log-probability and the most probable tokens, where asked for.
+    pub logprobs: Option<(f32, Vec<(u32, f32)>)>,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// An end-of-generation token or a stop text.
+    Stop,
+    /// [`Request::max_tokens`] or the end of the context.
+    Length,
+    /// Cancelled by the caller.
+    Cancelled,
+}
+
+impl FinishReason {
+    /// The name in OpenAI's API.
+    pub fn name(self) -> &'static str {
+        match self {
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+            FinishReason::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// The end of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Done {
+    /// Why.
+    pub reason: FinishReason,
+    /// Text that was held back and turned out to belong to the answer.
+    pub text: String,
+    /// Tokens and times.
+    pub usage: Usage,
+}
+
+/// Tokens and times of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Of these, tokens whose keys and values were in the cache already.
+    pub cached_tokens: usize,
+    /// Tokens of the answer.
+    pub completion_tokens: usize,
+    /// From the request to the first token, in milliseconds.
+    pub ttft_ms: f64,
+    /// From the first token to the last, in milliseconds.
+    pub decode_ms: f64,
+}
+
+impl Usage {
+    /// Prompt tokens read a second, cached ones left out.
+    pub fn prefill_tok_s(&self) -> f64 {
+        (self.prompt_tokens - self.cached_tokens) as f64 / self.ttft_ms * 1e3
+    }
+
+    /// Tokens a second behind the first one; 0 for answers of one token.
+    pub fn decode_tok_s(&self) -> f64 {
+        if self.completion_tokens < 2 { 0.0 } else { (self.completion_tokens - 1) as f64 / self.decode_ms * 1e3 }
+    }
+}
