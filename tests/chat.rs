@@ -47,7 +47,7 @@ fn refusals_say_why() {
     let endless = "{% for a in range(10000) %}{% for b in range(10000) %}{{ b }}{% endfor %}{% endfor %}";
     let template = ChatTemplate::new(endless, "", "").expect("a template");
     let error = template.render(&[], None, true).expect_err("out of fuel");
-    assert_eq!(error.kind(), Kind::InvalidRequest);
+    assert_eq!(error.kind(), Kind::BadFile);
 
     let image: Message =
         serde_json::from_str(r#"{"role":"user","content":[{"type":"image_url"}]}"#).expect("a message");
