@@ -127,7 +127,9 @@ impl ChatTemplate {
     /// [`crate::Kind::InvalidRequest`] when the template refuses the messages or knows no tools, or when a message holds
     /// something other than text; [`crate::Kind::BadFile`] when the template itself fails.
     pub fn render_with(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
-        if options.tools.is_some() && !self.has_tool_use && !self.source.contains("tools") {
+        let tools = options.tools.filter(|tools| !tools.as_array().is_some_and(Vec::is_empty));
+        let options = &RenderOptions { tools, ..*options };
+        if tools.is_some() && !self.has_tool_use && !self.source.contains("tools") {
             return Err(Error::invalid_request(
                 "this model's chat template knows no tools; leave tools out, or take a model that was trained with them",
             ));
