@@ -6,8 +6,8 @@ use common::random::{Random, Sequence, Steps, rows};
 use common::reference::Reference;
 use foreword::backend::cpu::{Cpu, simd::Level};
 use foreword::backend::{
-    Activation, Attend, Backend, Buf, Cache, CacheShape, CacheType, Delta, Epilogue, Gate, Norm, Operand, Plan,
-    Product, RopeAppend, RopePairs, Rows, read,
+    Activation, Attend, Backend, Buf, CacheShape, CacheType, Delta, Epilogue, Gate, Norm, Operand, Plan, Product,
+    RopeAppend, RopePairs, Rows, read,
 };
 use foreword::quant::{TensorType, decode};
 
@@ -40,8 +40,23 @@ fn backends() -> Vec<(String, Box<dyn Backend>)> {
             all.push((format!("{} x{threads}", level.name()), Box::new(Cpu::with_level(threads, level))));
         }
     }
+    webgpu(&mut all);
     all
 }
+
+/// The GPU with everything that it offers, and as the WebGPU defaults guarantee it.
+#[cfg(feature = "wgpu")]
+fn webgpu(all: &mut Vec<(String, Box<dyn Backend>)>) {
+    use foreword::backend::webgpu::{Options, WebGpu};
+    let plain = Options { subgroups: false, large_bindings: false, ..Options::default() };
+    for (name, options) in [("webgpu", Options::default()), ("webgpu, plain", plain)] {
+        let gpu = pollster::block_on(WebGpu::open(&options)).expect("an adapter; ./test installs a software one");
+        all.push((format!("{name}, {}", gpu.info().device), Box::new(gpu)));
+    }
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn webgpu(_: &mut Vec<(String, Box<dyn Backend>)>) {}
 
 /// Runs `case` on every backend and on the reference; `bound(i, largest)` is what result `i` may be off by, where `largest`
 /// is the largest result of the case.

@@ -13,6 +13,8 @@ use std::ops::Range;
 use std::task::{Context, Poll};
 
 pub mod cpu;
+#[cfg(feature = "wgpu")]
+pub mod webgpu;
 
 /// Tokens in a block of the paged KV cache.
 pub const BLOCK: usize = 32;
@@ -35,7 +37,7 @@ pub struct Weight(pub u32);
 pub struct Cache(pub u32);
 
 /// Number format of a KV cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum CacheType {
     /// 32-bit floats.
     F32,

@@ -81,12 +81,12 @@ impl Reference {
                 if let Some(norm) = &norm {
                     rms_norm(head, norm, op.eps);
                 }
-                for j in 0..op.rope_dim / 2 {
+                for (j, &freq) in freqs.iter().enumerate().take(op.rope_dim / 2) {
                     let (a, b) = match op.pairs {
                         RopePairs::Adjacent => (2 * j, 2 * j + 1),
                         RopePairs::Halves => (j, j + op.rope_dim / 2),
                     };
-                    let (sin, cos) = (position * freqs[j]).sin_cos();
+                    let (sin, cos) = (position * freq).sin_cos();
                     let (sin, cos) = (sin * f64::from(op.magnitude), cos * f64::from(op.magnitude));
                     (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[a] * sin + head[b] * cos);
                 }

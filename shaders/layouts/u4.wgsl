@@ -1,0 +1,20 @@
+// Four bits: low nibbles are columns 0..16, high ones 16..32; then (scale, minimum) as half floats, one word a row.
+const GROUP: u32 = 20u;
+
+struct Raw {
+    codes: vec4<u32>,
+    scales: u32,
+}
+
+fn load(at: u32, r: u32) -> Raw {
+    return Raw(w[at + r], w[at + 16u + r / 4u][r % 4u]);
+}
+
+fn codes(raw: Raw, h: u32) -> mat4x4<f32> {
+    let v = (raw.codes >> vec4<u32>(4u * h)) & vec4<u32>(0x0f0f0f0fu);
+    return mat4x4<f32>(bytes(v.x), bytes(v.y), bytes(v.z), bytes(v.w));
+}
+
+fn scales(raw: Raw, h: u32) -> vec2<f32> {
+    return unpack2x16float(raw.scales);
+}

@@ -1,0 +1,61 @@
+// Products of a few rows (decode, small trees). A workgroup takes one panel of 16 rows: a thread adds four rows over every
+// 16th group of 32 columns, so that weights are read once, in whole cache lines, and each value of `x` serves four rows.
+const SLICES: u32 = 16u;
+
+var<workgroup> sums: array<f32, SLICES * 16u * TOKENS>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+    let product = product_of(id.x);
+    let panel = params.products[product].at + panel_in(product, id.x) * params.groups * GROUP;
+    let first = id.y * TOKENS;
+    let n = n_tokens();
+    let r = t % 4u;
+    let slice = t / 4u;
+    var acc: array<vec4<f32>, TOKENS>;
+    for (var g = slice; g < params.groups; g += SLICES) {
+        let at = panel + g * GROUP;
+        let a = load(at, r);
+        let b = load(at, r + 4u);
+        let c = load(at, r + 8u);
+        let d = load(at, r + 12u);
+        for (var h = 0u; h < 2u; h++) {
+            let ma = codes(a, h);
+            let mb = codes(b, h);
+            let mc = codes(c, h);
+            let md = codes(d, h);
+            let s = mat4x2<f32>(scales(a, h), scales(b, h), scales(c, h), scales(d, h));
+            for (var i = 0u; i < TOKENS; i++) {
+                // Rows behind the last one repeat it and are not stored.
+                let source = (min(first + i, n - 1u) * params.groups + g) * 8u + h * 4u;
+                let x0 = x[source];
+                let x1 = x[source + 1u];
+                let x2 = x[source + 2u];
+                let x3 = x[source + 3u];
+                let all = dot(x0 + x1 + x2 + x3, vec4<f32>(1.0));
+                let sums = vec4<f32>(
+                    dot(ma[0], x0) + dot(ma[1], x1) + dot(ma[2], x2) + dot(ma[3], x3),
+                    dot(mb[0], x0) + dot(mb[1], x1) + dot(mb[2], x2) + dot(mb[3], x3),
+                    dot(mc[0], x0) + dot(mc[1], x1) + dot(mc[2], x2) + dot(mc[3], x3),
+                    dot(md[0], x0) + dot(md[1], x1) + dot(md[2], x2) + dot(md[3], x3),
+                );
+                acc[i] += vec4<f32>(s[0].x, s[1].x, s[2].x, s[3].x) * sums + vec4<f32>(s[0].y, s[1].y, s[2].y, s[3].y) * all;
+            }
+        }
+    }
+    for (var i = 0u; i < TOKENS; i++) {
+        let at = (slice * TOKENS + i) * 16u + r;
+        sums[at] = acc[i].x;
+        sums[at + 4u] = acc[i].y;
+        sums[at + 8u] = acc[i].z;
+        sums[at + 12u] = acc[i].w;
+    }
+    workgroupBarrier();
+    for (var i = t; i < 16u * TOKENS; i += 64u) {
+        var sum = 0.0;
+        for (var slice = 0u; slice < SLICES; slice++) {
+            sum += sums[slice * 16u * TOKENS + i];
+        }
+        finish(product, first + i / 16u, panel_in(product, id.x) * 16u + i % 16u, sum);
+    }
+}

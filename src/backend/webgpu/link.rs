@@ -1,0 +1,208 @@
+//! Shaders by linking: a kernel's source is a few `const` lines, one snippet of each kind that it calls, and the kernel.
+//!
+//! WGSL does not care about the order of declarations, so the parts are just put behind one another; there is no
+//! preprocessor. Bindings stand in the WGSL only; pipelines take their layout from it.
+
+use super::super::CacheType;
+use super::repack::Layout;
+use crate::quant::layout::{IQ4_NL_VALUES, MXFP4_VALUES};
+use std::collections::HashMap;
+use std::fmt::Write;
+
+macro_rules! shader {
+    ($path:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path, ".wgsl"))
+    };
+}
+
+/// Queries of an attention tile.
+pub(super) const MAX_QUERIES: usize = 8;
+
+/// Largest head that the attention kernel's 64 threads can sum.
+pub(super) const MAX_HEAD_DIM: usize = 256;
+
+/// A kernel and everything that it is specialised by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "one a file in shaders/")]
+pub enum Kernel {
+    Embed {
+        layout: Layout,
+    },
+    Norm,
+    /// `tokens` of 1, 2, 4 or 8.
+    MatmulFew {
+        layout: Layout,
+        tokens: u8,
+    },
+    /// `tokens` of 32 or 64.
+    Matmul {
+        layout: Layout,
+        tokens: u8,
+    },
+    RopeAppend {
+        cells: CacheType,
+    },
+    /// `queries` of a tile, 1 to 8; `quads`: a quarter of the head size.
+    Attend {
+        cells: CacheType,
+        queries: u8,
+        quads: u8,
+    },
+    Gate,
+    MoveCells,
+}
+
+impl Kernel {
+    /// The file in `shaders/`, without extension.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kernel::Embed { .. } => "embed",
+            Kernel::Norm => "norm",
+            Kernel::MatmulFew { .. } => "matmul_few",
+            Kernel::Matmul { .. } => "matmul",
+            Kernel::RopeAppend { .. } => "rope_append",
+            Kernel::Attend { .. } => "attend",
+            Kernel::Gate => "gate",
+            Kernel::MoveCells => "move_cells",
+        }
+    }
+
+    /// Every legal combination (a few head sizes stand for all).
+    pub fn all() -> Vec<Kernel> {
+        let mut all = vec![Kernel::Norm, Kernel::Gate, Kernel::MoveCells];
+        for layout in Layout::ALL {
+            all.push(Kernel::Embed { layout });
+            all.extend([1, 2, 4, 8].map(|tokens| Kernel::MatmulFew { layout, tokens }));
+            all.extend([32, 64].map(|tokens| Kernel::Matmul { layout, tokens }));
+        }
+        for cells in [CacheType::F32, CacheType::F16, CacheType::Q8_0] {
+            all.push(Kernel::RopeAppend { cells });
+            for queries in 1..=MAX_QUERIES as u8 {
+                all.extend([8, 16, 20, 64].map(|quads| Kernel::Attend { cells, queries, quads }));
+            }
+        }
+        all
+    }
+
+    /// The linked source.
+    pub fn source(self, lanes: Lanes) -> String {
+        let mut source = String::new();
+        let mut parts = Vec::new();
+        if let Kernel::Embed { layout } | Kernel::MatmulFew { layout, .. } | Kernel::Matmul { layout, .. } = self {
+            parts.extend([shader!("bytes"), layout_snippet(layout)]);
+            if let Layout::Iq4Nl | Layout::Mxfp4 = layout {
+                let table = if layout == Layout::Iq4Nl { IQ4_NL_VALUES } else { MXFP4_VALUES };
+                let values = table.map(|v| format!("{v}.0")).join(", ");
+                _ = writeln!(source, "const VALUES = array<f32, 16>({values});");
+            }
+        }
+        match self {
+            Kernel::MatmulFew { tokens, .. } | Kernel::Matmul { tokens, .. } => {
+                _ = writeln!(source, "const TOKENS: u32 = {tokens}u;");
+                parts.push(shader!("epilogue"));
+            }
+            Kernel::Attend { cells, queries, quads } => {
+                _ = writeln!(source, "const QUERIES: u32 = {queries}u;\nconst QUADS: u32 = {quads}u;");
+                parts.push(cells_snippet(cells));
+            }
+            Kernel::RopeAppend { cells } => parts.extend([cells_snippet(cells), lanes.snippet()]),
+            Kernel::Norm => parts.push(lanes.snippet()),
+            _ => {}
+        }
+        parts.push(shader!("step"));
+        parts.push(match self {
+            Kernel::Embed { .. } => shader!("embed"),
+            Kernel::Norm => shader!("norm"),
+            Kernel::MatmulFew { .. } => shader!("matmul_few"),
+            Kernel::Matmul { .. } => shader!("matmul"),
+            Kernel::RopeAppend { .. } => shader!("rope_append"),
+            Kernel::Attend { .. } => shader!("attend"),
+            Kernel::Gate => shader!("gate"),
+            Kernel::MoveCells => shader!("move_cells"),
+        });
+        // Browsers want the line; naga, behind the native backends, knows subgroups without it and not the line.
+        if lanes == Lanes::Subgroup && cfg!(target_arch = "wasm32") {
+            source.insert_str(0, "enable subgroups;\n");
+        }
+        source + &parts.join("\n")
+    }
+}
+
+/// How values are summed over the threads of a workgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lanes {
+    /// Through workgroup memory; runs everywhere.
+    Workgroup,
+    /// With subgroup operations.
+    Subgroup,
+}
+
+impl Lanes {
+    fn snippet(self) -> &'static str {
+        match self {
+            Lanes::Workgroup => shader!("lanes/workgroup"),
+            Lanes::Subgroup => shader!("lanes/subgroup"),
+        }
+    }
+}
+
+fn layout_snippet(layout: Layout) -> &'static str {
+    match layout {
+        Layout::F32 => shader!("layouts/f32"),
+        Layout::F16 => shader!("layouts/f16"),
+        Layout::Bf16 => shader!("layouts/bf16"),
+        Layout::U4 => shader!("layouts/u4"),
+        Layout::U5 => shader!("layouts/u5"),
+        Layout::U6 => shader!("layouts/u6"),
+        Layout::U3 => shader!("layouts/u3"),
+        Layout::U2 => shader!("layouts/u2"),
+        Layout::I8 => shader!("layouts/i8"),
+        Layout::Iq4Nl | Layout::Mxfp4 => shader!("layouts/t4"),
+    }
+}
+
+fn cells_snippet(cells: CacheType) -> &'static str {
+    match cells {
+        CacheType::F32 => shader!("cells/f32"),
+        CacheType::F16 => shader!("cells/f16"),
+        CacheType::Q8_0 => shader!("cells/q8_0"),
+    }
+}
+
+/// Compiled pipelines.
+pub(super) struct Pipelines {
+    lanes: Lanes,
+    made: HashMap<Kernel, wgpu::ComputePipeline>,
+}
+
+impl Pipelines {
+    pub(super) fn new(lanes: Lanes) -> Self {
+        Pipelines { lanes, made: HashMap::new() }
+    }
+
+    /// The pipeline of a kernel, compiled when it is first asked for.
+    pub(super) fn get(&mut self, device: &wgpu::Device, kernel: Kernel) -> &wgpu::ComputePipeline {
+        let lanes = self.lanes;
+        self.made.entry(kernel).or_insert_with(|| {
+            let label = Some(kernel.name());
+            let source = wgpu::ShaderSource::Wgsl(kernel.source(lanes).into());
+            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
+            device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label,
+                layout: None,
+                module: &module,
+                entry_point: Some("main"),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    // Kernels write workgroup memory before they read it.
+                    zero_initialize_workgroup_memory: false,
+                    ..Default::default()
+                },
+                cache: None,
+            })
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.made.len()
+    }
+}

@@ -1,0 +1,382 @@
+//! The WebGPU backend: the browser's GPU, and Vulkan, Metal or DirectX 12 natively, through wgpu.
+//!
+//! Runs on what every WebGPU device has (128 MiB bindings, 8 storage buffers, 16 KiB workgroup memory, 32-bit floats); larger
+//! bindings and subgroups are used where the adapter has them. Ops are recorded; [`Backend::poll_read`] sends them in one
+//! submit and maps the result once. Faults (out of memory, device lost) come asynchronously and are reported by the next
+//! call that can fail.
+
+use super::{
+    Attend, Backend, Buf, Cache, CacheShape, DeviceInfo, Gate, MemoryUse, Norm, Operand, Plan, Product, RopeAppend,
+    Rows, Weight,
+};
+use crate::error::{Error, Kind, Result};
+use crate::quant::TensorType;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+mod link;
+mod memory;
+mod profile;
+mod record;
+mod repack;
+mod step;
+
+pub use link::{Kernel, Lanes};
+pub use repack::Layout;
+
+use link::Pipelines;
+use memory::Memory;
+use profile::Profile;
+use step::Step;
+
+/// How to open a device.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Use subgroup operations where the adapter has them.
+    pub subgroups: bool,
+    /// Ask for the adapter's limits; the WebGPU defaults otherwise.
+    pub large_bindings: bool,
+    /// Measure kernels where the adapter has timestamps; native only.
+    pub profile: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { subgroups: true, large_bindings: true, profile: false }
+    }
+}
+
+/// Time and number of dispatches of one kernel; see [`WebGpu::profile`].
+#[derive(Clone, Debug)]
+pub struct KernelTime {
+    /// File in `shaders/`.
+    pub kernel: &'static str,
+    /// Time on the device.
+    pub nanoseconds: f64,
+    /// How often it ran.
+    pub dispatches: u64,
+}
+
+/// What has gone wrong; filled by callbacks.
+#[derive(Clone, Default)]
+struct Faults(Arc<Mutex<FaultState>>);
+
+#[derive(Default)]
+struct FaultState {
+    lost: Option<String>,
+    error: Option<(Kind, String)>,
+}
+
+impl Faults {
+    fn lock(&self) -> MutexGuard<'_, FaultState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reports what happened since the last check; a lost device stays lost.
+    fn check(&self) -> Result<()> {
+        let mut state = self.lock();
+        if let Some(reason) = &state.lost {
+            return Err(Error::device_lost(format!("the GPU went away ({reason}); load the model again")));
+        }
+        match state.error.take() {
+            Some((kind, message)) => Err(Error::new(kind, message)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A result on its way to the host.
+struct Reading {
+    source: Buf,
+    rows: Range<usize>,
+    buffer: wgpu::Buffer,
+    state: Arc<Mutex<MapState>>,
+}
+
+#[derive(Default)]
+struct MapState {
+    done: Option<Result<(), String>>,
+    waker: Option<Waker>,
+}
+
+/// See the module text.
+pub struct WebGpu {
+    info: DeviceInfo,
+    faults: Faults,
+    memory: Memory,
+    step: Step,
+    angles: Vec<record::Angles>,
+    /// Buffer for lists of moved cells, and its bytes.
+    moves: Option<(memory::BufferId, usize)>,
+    reading: Option<Reading>,
+    /// A buffer for results, kept between steps.
+    spare: Option<wgpu::Buffer>,
+}
+
+impl WebGpu {
+    /// Opens the best adapter.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] when there is none, or it refuses.
+    pub async fn open(options: &Options) -> Result<WebGpu> {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let adapter = instance
+            .request_adapter(&wgpu::RequestAdapterOptions {
+                power_preference: wgpu::PowerPreference::HighPerformance,
+                ..Default::default()
+            })
+            .await
+            .map_err(|e| Error::unsupported(format!("no GPU can be used: {e}; use the CPU backend")))?;
+        let about = adapter.get_info();
+        let wanted = [
+            (options.subgroups, wgpu::Features::SUBGROUP),
+            (options.profile && cfg!(not(target_arch = "wasm32")), wgpu::Features::TIMESTAMP_QUERY),
+        ];
+        let mut features = wgpu::Features::empty();
+        for (_, feature) in wanted.iter().filter(|(wish, _)| *wish) {
+            features |= *feature & adapter.features();
+        }
+        let mut limits = wgpu::Limits::defaults();
+        if options.large_bindings {
+            let most = adapter.limits();
+            limits.max_buffer_size = most.max_buffer_size;
+            limits.max_storage_buffer_binding_size = most.max_storage_buffer_binding_size;
+        }
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("foreword"),
+                required_features: features,
+                required_limits: limits,
+                ..Default::default()
+            })
+            .await
+            .map_err(|e| {
+                Error::unsupported(format!("the GPU {} cannot be used: {e}; use the CPU backend", about.name))
+            })?;
+        let faults = Faults::default();
+        watch(&device, &faults);
+        let lanes = if features.contains(wgpu::Features::SUBGROUP) { Lanes::Subgroup } else { Lanes::Workgroup };
+        let profile = features.contains(wgpu::Features::TIMESTAMP_QUERY).then(|| Profile::new(&device, &queue));
+        let mut memory = Memory::new(device, queue);
+        let step = Step::new(&mut memory, Pipelines::new(lanes), profile)?;
+        let backend = format!("{:?}", about.backend);
+        let info =
+            DeviceInfo { backend: "webgpu", device: format!("{} ({backend}, {lanes:?})", about.name), threads: 1 };
+        Ok(WebGpu { info, faults, memory, step, angles: Vec::new(), moves: None, reading: None, spare: None })
+    }
+
+    /// Time a kernel since the device was opened; empty without [`Options::profile`].
+    pub fn profile(&self) -> Vec<KernelTime> {
+        let totals = self.step.profile.as_ref().map(Profile::totals).unwrap_or_default();
+        totals
+            .into_iter()
+            .map(|(kernel, nanoseconds, dispatches)| KernelTime { kernel, nanoseconds, dispatches })
+            .collect()
+    }
+
+    /// Dispatches and submits since the device was opened.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.step.counts[0], self.step.counts[1])
+    }
+
+    /// Pipelines compiled so far.
+    pub fn n_pipelines(&self) -> usize {
+        self.step.pipelines.len()
+    }
+
+    /// Gives the device up, as if it had been lost; for tests of what follows.
+    pub fn lose(&self) {
+        self.memory.device.destroy();
+    }
+
+    /// Sends the step and begins to map rows of `source`.
+    fn start_reading(&mut self, source: Buf, rows: Range<usize>) -> Reading {
+        let matrix = &self.memory.bufs[source.0 as usize];
+        let (id, row_bytes) = (matrix.buffer, matrix.cols as u64 * 4);
+        let range = rows.start as u64 * row_bytes..rows.end as u64 * row_bytes;
+        let size = (range.end - range.start).max(4);
+        let buffer = self.spare.take().filter(|b| b.size() >= size).unwrap_or_else(|| {
+            self.memory.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("result"),
+                size,
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        });
+        self.step.flush(&self.memory, Some((id, range.clone(), &buffer)));
+        let state = Arc::new(Mutex::new(MapState::default()));
+        let shared = state.clone();
+        buffer.map_async(wgpu::MapMode::Read, 0..(range.end - range.start).max(4), move |result| {
+            let mut state = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            state.done = Some(result.map_err(|e| e.to_string()));
+            if let Some(waker) = state.waker.take() {
+                waker.wake();
+            }
+        });
+        Reading { source, rows, buffer, state }
+    }
+}
+
+/// Lets the device's callbacks fill `faults`.
+fn watch(device: &wgpu::Device, faults: &Faults) {
+    let shared = faults.clone();
+    device.on_uncaptured_error(Arc::new(move |error| {
+        let found = match error {
+            wgpu::Error::OutOfMemory { .. } => {
+                (Kind::OutOfMemory, "the GPU is out of memory; use a smaller model or a shorter context".to_string())
+            }
+            other => (Kind::DeviceLost, format!("the GPU refused a command: {other}")),
+        };
+        shared.lock().error.get_or_insert(found);
+    }));
+    let shared = faults.clone();
+    device.set_device_lost_callback(move |reason, message| {
+        shared.lock().lost = Some(format!("{reason:?} {message}").trim().to_string());
+    });
+}
+
+impl Backend for WebGpu {
+    fn info(&self) -> DeviceInfo {
+        self.info.clone()
+    }
+
+    fn memory(&self) -> MemoryUse {
+        self.memory.used
+    }
+
+    fn new_weight(&mut self, ty: TensorType, rows: usize, cols: usize) -> Result<Weight> {
+        let weight = self.memory.new_weight(ty, rows, cols)?;
+        self.faults.check()?;
+        Ok(Weight(weight))
+    }
+
+    fn load_rows(&mut self, weight: Weight, first_row: usize, bytes: &[u8]) -> Result<()> {
+        self.memory.load_rows(weight.0, first_row, bytes)?;
+        self.faults.check()
+    }
+
+    fn new_buf(&mut self, rows: usize, cols: usize) -> Result<Buf> {
+        let buf = self.memory.new_buf(rows, cols)?;
+        self.faults.check()?;
+        Ok(Buf(buf))
+    }
+
+    fn write(&mut self, buf: Buf, first_row: usize, data: &[f32]) -> Result<()> {
+        if self.step.is_pending() {
+            self.step.flush(&self.memory, None);
+        }
+        self.memory.write(buf.0, first_row, data);
+        self.angles.retain(|angles| angles.freqs() != buf);
+        self.faults.check()
+    }
+
+    fn new_operand(&mut self, rows: usize, cols: usize, _: &[Weight]) -> Result<Operand> {
+        let operand = self.memory.new_operand(rows, cols)?;
+        self.faults.check()?;
+        Ok(Operand(operand))
+    }
+
+    fn new_cache(&mut self, shape: CacheShape) -> Result<Cache> {
+        let cache = self.memory.new_cache(shape)?;
+        self.faults.check()?;
+        Ok(Cache(cache))
+    }
+
+    fn begin(&mut self, plan: &Plan) -> Result<()> {
+        // A read that nobody waited for.
+        self.reading = None;
+        self.faults.check()?;
+        self.step.begin(&mut self.memory, plan)?;
+        self.angles.iter_mut().for_each(record::Angles::forget);
+        Ok(())
+    }
+
+    fn embed(&mut self, table: Weight, scale: f32, out: Buf) {
+        self.record_embed(table, scale, out);
+    }
+
+    fn norm(&mut self, op: &Norm) {
+        self.record_norm(op);
+    }
+
+    fn matmul(&mut self, x: Operand, rows: Rows, products: &[Product]) {
+        self.record_matmul(x, rows, products);
+    }
+
+    fn rope_append(&mut self, op: &RopeAppend) {
+        let recorded = self.record_rope_append(op);
+        self.note(recorded);
+    }
+
+    fn attend(&mut self, op: &Attend) {
+        let recorded = self.record_attend(op);
+        self.note(recorded);
+    }
+
+    fn gate(&mut self, op: &Gate) {
+        self.record_gate(op);
+    }
+
+    fn move_cells(&mut self, cache: Cache, moves: &[(u32, u32)]) {
+        let recorded = self.record_move_cells(cache, moves);
+        self.note(recorded);
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, src: Buf, rows: Range<usize>, dst: &mut [f32]) -> Poll<Result<()>> {
+        if self.reading.as_ref().is_none_or(|r| r.source != src || r.rows != rows) {
+            self.reading = Some(self.start_reading(src, rows));
+        }
+        // Natively the callbacks run only inside this call; in a browser it does nothing and the callback wakes the task.
+        _ = self.memory.device.poll(wgpu::PollType::wait_indefinitely());
+        if let Err(error) = self.faults.check() {
+            self.reading = None;
+            return Poll::Ready(Err(error));
+        }
+        let Some(reading) = self.reading.take() else { return Poll::Pending };
+        let done = {
+            let mut state = reading.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.done.is_none() {
+                state.waker = Some(cx.waker().clone());
+            }
+            state.done.take()
+        };
+        match done {
+            None => {
+                self.reading = Some(reading);
+                Poll::Pending
+            }
+            Some(Err(message)) => {
+                Poll::Ready(Err(Error::device_lost(format!("the GPU's result cannot be read: {message}"))))
+            }
+            Some(Ok(())) => Poll::Ready(self.finish_reading(reading, dst)),
+        }
+    }
+}
+
+impl WebGpu {
+    fn finish_reading(&mut self, reading: Reading, dst: &mut [f32]) -> Result<()> {
+        let bytes = (dst.len() as u64 * 4).max(4);
+        let view = reading
+            .buffer
+            .get_mapped_range(0..bytes)
+            .map_err(|e| Error::device_lost(format!("the GPU's result cannot be read: {e}")))?;
+        for (to, from) in dst.iter_mut().zip(view.as_chunks::<4>().0) {
+            *to = f32::from_le_bytes(*from);
+        }
+        drop(view);
+        reading.buffer.unmap();
+        self.spare = Some(reading.buffer);
+        if let Some(profile) = &mut self.step.profile {
+            profile.collect(&self.memory.device);
+        }
+        Ok(())
+    }
+
+    /// Keeps the error of an op that cannot report it, for the next call that can.
+    fn note(&self, recorded: Result<()>) {
+        if let Err(error) = recorded {
+            self.faults.lock().error.get_or_insert((error.kind(), error.to_string()));
+        }
+    }
+}

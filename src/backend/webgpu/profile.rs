@@ -1,0 +1,94 @@
+//! Time a kernel, by timestamps around every dispatch.
+
+use super::link::Kernel;
+use std::collections::BTreeMap;
+
+/// Dispatches of one submit that get timestamps; the rest go unmeasured.
+const MAX: u32 = 1024;
+
+/// Times of kernels; see the module text.
+pub(super) struct Profile {
+    set: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
+    mapped: wgpu::Buffer,
+    /// Nanoseconds a tick.
+    period: f32,
+    kernels: Vec<Kernel>,
+    /// `(nanoseconds, dispatches)`.
+    totals: BTreeMap<&'static str, (f64, u64)>,
+}
+
+impl Profile {
+    pub(super) fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        let buffer = |usage| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("timestamps"),
+                size: u64::from(MAX) * 16,
+                usage,
+                mapped_at_creation: false,
+            })
+        };
+        Profile {
+            set: device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: Some("timestamps"),
+                ty: wgpu::QueryType::Timestamp,
+                count: MAX * 2,
+            }),
+            resolved: buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC),
+            mapped: buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST),
+            period: queue.get_timestamp_period(),
+            kernels: Vec::new(),
+            totals: BTreeMap::new(),
+        }
+    }
+
+    /// Timestamps for the next dispatch.
+    pub(super) fn stamp(&mut self, kernel: Kernel) -> Option<wgpu::ComputePassTimestampWrites<'_>> {
+        let at = self.kernels.len() as u32 * 2;
+        if at >= MAX * 2 {
+            return None;
+        }
+        self.kernels.push(kernel);
+        Some(wgpu::ComputePassTimestampWrites {
+            query_set: &self.set,
+            beginning_of_pass_write_index: Some(at),
+            end_of_pass_write_index: Some(at + 1),
+        })
+    }
+
+    /// Records the copy of the timestamps, behind the passes.
+    pub(super) fn resolve(&mut self, encoder: &mut wgpu::CommandEncoder) {
+        let n = self.kernels.len() as u32 * 2;
+        if n > 0 {
+            encoder.resolve_query_set(&self.set, 0..n, &self.resolved, 0);
+            encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.mapped, 0, u64::from(n) * 8);
+        }
+    }
+
+    /// Adds the timestamps of the last submit up; waits for them, so only native devices have profiles.
+    pub(super) fn collect(&mut self, device: &wgpu::Device) {
+        let n = self.kernels.len() as u64 * 16;
+        if n == 0 {
+            return;
+        }
+        let slice = self.mapped.slice(..n);
+        slice.map_async(wgpu::MapMode::Read, |_| {});
+        if device.poll(wgpu::PollType::wait_indefinitely()).is_ok()
+            && let Ok(view) = slice.get_mapped_range()
+        {
+            let stamps: Vec<u64> = view.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
+            for (kernel, stamp) in self.kernels.iter().zip(stamps.as_chunks::<2>().0) {
+                let total = self.totals.entry(kernel.name()).or_default();
+                total.0 += stamp[1].saturating_sub(stamp[0]) as f64 * f64::from(self.period);
+                total.1 += 1;
+            }
+        }
+        self.mapped.unmap();
+        self.kernels.clear();
+    }
+
+    /// `(kernel, nanoseconds, dispatches)` since the beginning.
+    pub(super) fn totals(&self) -> Vec<(&'static str, f64, u64)> {
+        self.totals.iter().map(|(name, (ns, n))| (*name, *ns, *n)).collect()
+    }
+}
