@@ -1,2 +1,37 @@
-//! The `foreword` command line.
-fn main() {}
+//! The `foreword` command line. Data goes to standard output, everything else to standard error.
+
+mod args;
+mod bench;
+mod chat;
+mod download;
+mod inspect;
+mod load;
+mod package;
+mod run;
+mod store;
+mod term;
+
+use args::{Cli, Command};
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        Command::Pull(args) => store::pull(args),
+        Command::Run(args) => run::run(args),
+        Command::Chat(args) => chat::chat(args),
+        Command::Bench(args) => bench::bench(args),
+        Command::Perplexity(args) => bench::perplexity(args),
+        Command::Tokenize(args) => inspect::tokenize(args),
+        Command::Inspect(args) => inspect::inspect(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if term::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            term::print_error(&error);
+            ExitCode::from(error.kind().row().exit)
+        }
+    }
+}

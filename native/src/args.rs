@@ -1,0 +1,241 @@
+//! What was typed.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use foreword::backend::CacheType;
+use std::path::PathBuf;
+
+/// Language models on your own machine, obsessed with the time to the first word.
+#[derive(Debug, Parser)]
+#[command(name = "foreword", version, arg_required_else_help = true)]
+#[command(
+    after_help = "A MODEL is a path, a name (smollm2-135m, gemma3-270m), an address, or hf:owner/repo/file.gguf."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Download a model into the cache folder and print its path
+    #[command(
+        after_help = "Examples:\n  foreword pull\n  foreword pull gemma3-270m\n  foreword pull hf:owner/repo/model.gguf"
+    )]
+    Pull(PullArgs),
+    /// Answer one prompt
+    #[command(
+        after_help = "Examples:\n  foreword run smollm2-135m \"Why is the sky blue?\"\n  foreword run gemma3-270m --raw \"The capital of France is\" --max-tokens 20\n  foreword run smollm2-135m \"Name a fruit.\" --temperature 0 --logprobs 5 --json"
+    )]
+    Run(RunArgs),
+    /// Chat in the terminal; Ctrl-C stops an answer, Ctrl-D ends the chat
+    #[command(after_help = "Examples:\n  foreword chat\n  foreword chat smollm2-135m --system \"Be brief.\"")]
+    Chat(ChatArgs),
+    /// Measure prefill and decode speed
+    #[command(
+        after_help = "Examples:\n  foreword bench smollm2-135m --threads 2\n  foreword bench model.gguf --prompt-tokens 512 --gen-tokens 128 --reps 5 --json"
+    )]
+    Bench(BenchArgs),
+    /// Measure the perplexity of a text, by llama.cpp's chunking
+    #[command(after_help = "Example:\n  foreword perplexity smollm2-135m --file wiki.txt --context 512 --chunks 40")]
+    Perplexity(PerplexityArgs),
+    /// Show the tokens of a text
+    #[command(
+        after_help = "Examples:\n  foreword tokenize smollm2-135m --text \"Hello, world!\"\n  foreword tokenize smollm2-135m --parse-special --json < prompt.txt"
+    )]
+    Tokenize(TokenizeArgs),
+    /// Show what is in a model file
+    #[command(after_help = "Examples:\n  foreword inspect smollm2-135m\n  foreword inspect model.gguf --tensors")]
+    Inspect(InspectArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// Name, address or hf:owner/repo/file.gguf
+    #[arg(default_value = "smollm2-135m")]
+    pub(crate) model: String,
+}
+
+/// How a model is loaded.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// Threads; by default one a core
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Longest prompt and answer, in tokens
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) context: Option<usize>,
+    /// Number format of the KV cache
+    #[arg(long, value_enum, default_value_t = CacheArg::F16)]
+    pub(crate) cache_type: CacheArg,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum CacheArg {
+    F32,
+    F16,
+    #[value(name = "q8_0")]
+    Q8,
+}
+
+impl From<CacheArg> for CacheType {
+    fn from(arg: CacheArg) -> CacheType {
+        match arg {
+            CacheArg::F32 => CacheType::F32,
+            CacheArg::F16 => CacheType::F16,
+            CacheArg::Q8 => CacheType::Q8_0,
+        }
+    }
+}
+
+/// How tokens are chosen.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SampleArgs {
+    /// 0 always takes the most probable token
+    #[arg(long, default_value_t = 0.3)]
+    pub(crate) temperature: f32,
+    /// Keep the K most probable tokens; 0 for all
+    #[arg(long, default_value_t = 40, value_name = "K")]
+    pub(crate) top_k: usize,
+    /// Keep the most probable tokens that make up this mass
+    #[arg(long, default_value_t = 0.9, value_name = "P")]
+    pub(crate) top_p: f32,
+    /// Keep tokens at least this probable relative to the best
+    #[arg(long, default_value_t = 0.0, value_name = "P")]
+    pub(crate) min_p: f32,
+    /// Keep the tokens closest to the expected information
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    pub(crate) typical_p: f32,
+    /// Divide the logits of recent tokens
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    pub(crate) repetition_penalty: f32,
+    /// Subtract from the logits of recent tokens
+    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) presence_penalty: f32,
+    /// Subtract for each occurrence among recent tokens
+    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) frequency_penalty: f32,
+    /// Add to a token's logit: ID=BIAS (several times)
+    #[arg(long, value_name = "ID=BIAS", value_parser = parse_bias, allow_negative_numbers = true)]
+    pub(crate) logit_bias: Vec<(u32, f32)>,
+    /// Make the choices repeatable
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Most tokens of an answer
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<usize>,
+    /// End the answer at this text (several times)
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+}
+
+fn parse_bias(text: &str) -> Result<(u32, f32), String> {
+    let (id, bias) = text.split_once('=').ok_or("write ID=BIAS, such as 42=-1.5")?;
+    Ok((id.parse().map_err(|e| format!("{id}: {e}"))?, bias.parse().map_err(|e| format!("{bias}: {e}"))?))
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Path, name, address or hf:owner/repo/file.gguf
+    pub(crate) model: String,
+    /// The prompt; - reads it from standard input
+    pub(crate) prompt: String,
+    /// Complete the prompt as it is, without the chat template
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// System message
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    pub(crate) system: Option<String>,
+    /// Report log-probabilities of each token and the K most probable ones (with --json)
+    #[arg(long, value_name = "K", requires = "json")]
+    pub(crate) logprobs: Option<usize>,
+    /// One JSON object on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) sample: SampleArgs,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// Path, name, address or hf:owner/repo/file.gguf
+    #[arg(default_value = "smollm2-135m")]
+    pub(crate) model: String,
+    /// System message
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    #[command(flatten)]
+    pub(crate) sample: SampleArgs,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Path, name, address or hf:owner/repo/file.gguf
+    #[arg(default_value = "smollm2-135m")]
+    pub(crate) model: String,
+    /// Tokens of the prompt
+    #[arg(long, default_value_t = 512, value_name = "P")]
+    pub(crate) prompt_tokens: usize,
+    /// Tokens decoded one at a time
+    #[arg(long, default_value_t = 128, value_name = "G")]
+    pub(crate) gen_tokens: usize,
+    /// Repetitions; medians are reported
+    #[arg(long, default_value_t = 5, value_name = "R")]
+    pub(crate) reps: usize,
+    /// One JSON object on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PerplexityArgs {
+    /// Path, name, address or hf:owner/repo/file.gguf
+    pub(crate) model: String,
+    /// Text file
+    #[arg(long, value_name = "F")]
+    pub(crate) file: PathBuf,
+    /// Most windows
+    #[arg(long, default_value_t = 40)]
+    pub(crate) chunks: usize,
+    /// One JSON object on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Threads; by default one a core
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Tokens of a window
+    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    pub(crate) context: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenizeArgs {
+    /// Path, name, address or hf:owner/repo/file.gguf
+    pub(crate) model: String,
+    /// Text; - or nothing reads standard input
+    #[arg(long, default_value = "-")]
+    pub(crate) text: String,
+    /// Recognise control tokens such as <|im_end|>
+    #[arg(long)]
+    pub(crate) parse_special: bool,
+    /// One JSON object on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Path, name, address or hf:owner/repo/file.gguf
+    pub(crate) model: String,
+    /// List every tensor
+    #[arg(long)]
+    pub(crate) tensors: bool,
+    /// One JSON object on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}

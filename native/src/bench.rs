@@ -1,0 +1,153 @@
+//! `foreword bench` and `foreword perplexity`.
+
+use crate::args::{BenchArgs, CacheArg, LoadArgs, PerplexityArgs};
+use crate::{load, term};
+use foreword::batch::{Batch, SeqId};
+use foreword::engine::Engine;
+use foreword::model::{Model, perplexity as measure};
+use foreword::{Error, Result};
+use serde_json::json;
+
+pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
+    let (prompt, generate) = (args.prompt_tokens, args.gen_tokens);
+    if prompt == 0 || generate == 0 || args.reps == 0 {
+        return Err(Error::invalid_request("--prompt-tokens, --gen-tokens and --reps must be at least 1"));
+    }
+    let mut load_args = args.load.clone();
+    load_args.context = Some(load_args.context.unwrap_or(prompt.max(generate) + 64).max(prompt.max(generate)));
+    let started = load::clock();
+    let mut engine = load::engine(&args.model, &load_args)?;
+    let load_ms = load::clock() - started;
+    let mut runs = Runs { model: engine.model_mut(), batch: Batch::new(), logits: Vec::new(), state: 1 };
+    runs.prefill(prompt)?;
+    runs.decode(generate.min(16))?;
+    let (mut ttft, mut decode) = (Vec::new(), Vec::new());
+    for _ in 0..args.reps {
+        ttft.push(runs.prefill(prompt)?);
+        decode.push(runs.decode(generate)?);
+    }
+    let (ttft_ms, decode_ms) = (median(&mut ttft), median(&mut decode));
+    let info = engine.model().backend().info();
+    let report = json!({
+        "model": args.model,
+        "backend": info.backend,
+        "device": info.device,
+        "threads": info.threads,
+        "prompt_tokens": prompt,
+        "gen_tokens": generate,
+        "prefill_tok_s": prompt as f64 / ttft_ms * 1e3,
+        "decode_tok_s": generate as f64 / decode_ms * 1e3,
+        "ttft_ms": ttft_ms,
+        "load_ms": load_ms,
+        "peak_rss_bytes": peak_rss(),
+        "kv_bytes_per_token": engine.model().kv().shape().bytes_per_token(),
+    });
+    if args.json {
+        return term::print_json(&report);
+    }
+    let memory = engine.model().backend().memory();
+    let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    term::print(&format!(
+        "{} on {} ({}, {} threads)\n  load     {load_ms:>9.0} ms\n  prefill  {:>9.1} tokens/s  ({prompt} tokens, first word after {ttft_ms:.0} ms)\n  \
+         decode   {:>9.1} tokens/s  ({generate} tokens)\n  memory   {:>9.1} MiB weights, {:.1} MiB cache, {:.1} MiB work\n",
+        args.model,
+        info.backend,
+        info.device,
+        info.threads,
+        prompt as f64 / ttft_ms * 1e3,
+        generate as f64 / decode_ms * 1e3,
+        mib(memory.weights),
+        mib(memory.cache),
+        mib(memory.buffers),
+    ))
+}
+
+/// Timed runs on one model; each begins with an empty cache.
+struct Runs<'a> {
+    model: &'a mut Model,
+    batch: Batch,
+    logits: Vec<f32>,
+    state: u32,
+}
+
+impl Runs<'_> {
+    /// A pseudo-random token; what it is does not matter to the time.
+    fn token(&mut self) -> u32 {
+        self.state = self.state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (self.state >> 8) % self.model.config().n_vocab as u32
+    }
+
+    fn forward(&mut self, seq: SeqId, tokens: &[u32], output: bool) -> Result<()> {
+        self.batch.clear();
+        self.batch.push_run(seq, tokens, output);
+        pollster::block_on(self.model.forward(&self.batch, &mut self.logits))?;
+        self.model.kv_mut().commit_run(seq)
+    }
+
+    /// Milliseconds from a prompt of `n` tokens to the first token.
+    fn prefill(&mut self, n: usize) -> Result<f64> {
+        let tokens: Vec<u32> = (0..n).map(|_| self.token()).collect();
+        let seq = self.model.kv_mut().new_seq();
+        let started = load::clock();
+        let step = self.model.max_batch();
+        for (i, chunk) in tokens.chunks(step).enumerate() {
+            self.forward(seq, chunk, (i + 1) * step >= n)?;
+        }
+        let elapsed = load::clock() - started;
+        self.model.kv_mut().free(seq);
+        Ok(elapsed)
+    }
+
+    /// Milliseconds for `n` tokens, one at a time.
+    fn decode(&mut self, n: usize) -> Result<f64> {
+        let seq = self.model.kv_mut().new_seq();
+        let started = load::clock();
+        for _ in 0..n {
+            let token = self.token();
+            self.forward(seq, &[token], true)?;
+        }
+        let elapsed = load::clock() - started;
+        self.model.kv_mut().free(seq);
+        Ok(elapsed)
+    }
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// Most memory that the process ever held; `None` where the system does not tell.
+fn peak_rss() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+pub(crate) fn perplexity(args: &PerplexityArgs) -> Result<()> {
+    let text = std::fs::read_to_string(&args.file)
+        .map_err(|e| Error::storage(format!("cannot read {}: {e}", args.file.display())).caused_by(e))?;
+    // As the reference: 32-bit cache, one window at a time.
+    let load_args = LoadArgs { threads: args.threads, context: Some(args.context.max(4)), cache_type: CacheArg::F32 };
+    let mut engine: Engine = load::engine(&args.model, &load_args)?;
+    let tokens = engine.prompt(&text, false);
+    let bos = engine.tokenizer().add_bos();
+    let bar = indicatif::ProgressBar::new(args.chunks as u64);
+    let result = pollster::block_on(measure(
+        engine.model_mut(),
+        &tokens,
+        bos,
+        (args.context, args.chunks),
+        &mut |done, all| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        },
+    ))?;
+    bar.finish_and_clear();
+    if args.json {
+        return term::print_json(&json!({
+            "perplexity": result.perplexity, "stderr": result.stderr, "tokens": result.tokens,
+        }));
+    }
+    term::print(&format!("perplexity {:.4} ± {:.4} over {} tokens\n", result.perplexity, result.stderr, result.tokens))
+}

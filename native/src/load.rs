@@ -1,0 +1,83 @@
+//! Files to an engine.
+
+use crate::args::{LoadArgs, SampleArgs};
+use crate::store;
+use foreword::backend::cpu::Cpu;
+use foreword::engine::Engine;
+use foreword::gguf::Gguf;
+use foreword::gguf::source::{FileSource, Source};
+use foreword::model::ModelOptions;
+use foreword::sample::Params;
+use foreword::{Error, Result};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::time::Instant;
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Milliseconds since the first call.
+pub(crate) fn clock() -> f64 {
+    START.elapsed().as_secs_f64() * 1e3
+}
+
+/// The files of a model: the one that was named, or all pieces when it is `…-00001-of-00003.gguf`.
+pub(crate) fn sources(path: &Path) -> Result<Vec<Box<dyn Source>>> {
+    pieces(path).iter().map(|p| Ok(Box::new(FileSource::open(p)?) as Box<dyn Source>)).collect()
+}
+
+fn pieces(path: &Path) -> Vec<PathBuf> {
+    let one = || vec![path.to_path_buf()];
+    let Some(name) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".gguf")) else {
+        return one();
+    };
+    let Some((front, count)) = name.rsplit_once("-of-") else { return one() };
+    let Some((stem, _)) = front.rsplit_once('-') else { return one() };
+    match count.parse::<usize>() {
+        Ok(n) if (2..=9999).contains(&n) && count.len() == 5 => {
+            (1..=n).map(|i| path.with_file_name(format!("{stem}-{i:05}-of-{count}.gguf"))).collect()
+        }
+        _ => one(),
+    }
+}
+
+/// The header of a model.
+pub(crate) fn header(model: &str) -> Result<Gguf> {
+    let path = store::find(model)?;
+    pollster::block_on(Gguf::read(&mut sources(&path)?)).map_err(|e| e.at(path.display()))
+}
+
+/// Loads a model.
+pub(crate) fn engine(model: &str, args: &LoadArgs) -> Result<Engine> {
+    let path = store::find(model)?;
+    let options =
+        ModelOptions { context_length: args.context, cache_type: args.cache_type.into(), ..ModelOptions::default() };
+    let backend = Box::new(Cpu::new(threads(args.threads)?));
+    let sources = sources(&path)?;
+    pollster::block_on(Engine::load(sources, backend, &options, clock, &mut |_| {})).map_err(|e| e.at(path.display()))
+}
+
+fn threads(wanted: Option<usize>) -> Result<usize> {
+    match wanted {
+        Some(n @ 1..=256) => Ok(n),
+        Some(n) => Err(Error::invalid_request(format!("--threads is {n}; it must be from 1 to 256"))),
+        None => Ok(std::thread::available_parallelism().map_or(1, |n| n.get().min(256))),
+    }
+}
+
+/// Sampling parameters; without a seed, another one every time.
+pub(crate) fn params(args: &SampleArgs) -> Params {
+    Params {
+        logit_bias: args.logit_bias.clone(),
+        repetition_penalty: args.repetition_penalty,
+        presence_penalty: args.presence_penalty,
+        frequency_penalty: args.frequency_penalty,
+        top_k: args.top_k,
+        typical_p: args.typical_p,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        temperature: args.temperature,
+        seed: args.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
+        ..Params::default()
+    }
+}

@@ -1,0 +1,133 @@
+//! `foreword run`: one prompt, one answer.
+
+use crate::args::RunArgs;
+use crate::{load, term};
+use foreword::chat::{ChatTemplate, Message};
+use foreword::engine::{Done, Engine, Event, Request, TokenEvent};
+use foreword::{Error, Result};
+use serde_json::json;
+
+pub(crate) fn run(args: &RunArgs) -> Result<()> {
+    let text = if args.prompt == "-" { read_stdin()? } else { args.prompt.clone() };
+    let started = load::clock();
+    let mut engine = load::engine(&args.model, &args.load)?;
+    let load_ms = load::clock() - started;
+    let prompt = if args.raw { engine.prompt(&text, false) } else { chat_prompt(&engine, &args.system, &text)? };
+    let request = Request {
+        prompt: prompt.clone(),
+        params: load::params(&args.sample),
+        max_tokens: args.sample.max_tokens,
+        stop: args.sample.stop.clone(),
+        logprobs: args.json.then_some(args.logprobs.unwrap_or(0)),
+        ignore_eos: false,
+    };
+    if args.json {
+        let mut tokens = Vec::new();
+        let mut answer = String::new();
+        let done = answer_to(&mut engine, request, &mut || false, &mut |event| {
+            answer.push_str(&event.text);
+            tokens.push(event.clone());
+            Ok(())
+        })?;
+        answer.push_str(&done.text);
+        return term::print_json(&report(&engine, &prompt, &tokens, &answer, &done, load_ms));
+    }
+    let done = answer_to(&mut engine, request, &mut || false, &mut |event| term::print(&event.text))?;
+    term::print(&format!("{}\n", done.text))?;
+    term::note(&summary(&done, load_ms));
+    Ok(())
+}
+
+/// Everything on standard input.
+pub(crate) fn read_stdin() -> Result<String> {
+    std::io::read_to_string(std::io::stdin()).map_err(|e| {
+        if e.kind() == std::io::ErrorKind::InvalidData {
+            Error::invalid_request("standard input is no UTF-8 text").caused_by(e)
+        } else {
+            Error::storage(format!("cannot read standard input: {e}")).caused_by(e)
+        }
+    })
+}
+
+fn chat_prompt(engine: &Engine, system: &Option<String>, text: &str) -> Result<Vec<u32>> {
+    let template = ChatTemplate::from_gguf(&engine.gguf().metadata, engine.tokenizer())
+        .map_err(|e| Error::new(e.kind(), format!("{e}: --raw")))?;
+    let mut messages: Vec<Message> = system.iter().map(|s| Message::new("system", s)).collect();
+    messages.push(Message::new("user", text));
+    Ok(engine.prompt(&template.render(&messages, None, true)?, true))
+}
+
+/// Runs one request to its end; `token` gets each token, `stop` is asked before each step.
+pub(crate) fn answer_to(
+    engine: &mut Engine,
+    request: Request,
+    stop: &mut dyn FnMut() -> bool,
+    token: &mut dyn FnMut(&TokenEvent) -> Result<()>,
+) -> Result<Done> {
+    let id = engine.submit(request)?;
+    let mut events = Vec::new();
+    loop {
+        if stop() {
+            engine.cancel(id);
+        }
+        pollster::block_on(engine.step(&mut events))?;
+        for event in events.drain(..) {
+            match event {
+                Event::Token(_, event) => token(&event)?,
+                Event::Done(_, done) => return Ok(done),
+                Event::Failed(_, error) => return Err(error),
+            }
+        }
+        if engine.is_idle() {
+            return Err(Error::cancelled("the request ended without an answer"));
+        }
+    }
+}
+
+/// Times of an answer, for people.
+pub(crate) fn summary(done: &Done, load_ms: f64) -> String {
+    let usage = &done.usage;
+    let load = if load_ms > 0.0 { format!("loaded in {load_ms:.0} ms, ") } else { String::new() };
+    format!(
+        "{load}first word after {:.0} ms ({} prompt tokens, {} cached), then {} tokens at {:.0} a second",
+        usage.ttft_ms,
+        usage.prompt_tokens,
+        usage.cached_tokens,
+        usage.completion_tokens,
+        usage.decode_tok_s()
+    )
+}
+
+fn report(
+    engine: &Engine,
+    prompt: &[u32],
+    tokens: &[TokenEvent],
+    text: &str,
+    done: &Done,
+    load_ms: f64,
+) -> serde_json::Value {
+    let tokens: Vec<_> = tokens
+        .iter()
+        .map(|event| {
+            let (logprob, top) = event.logprobs.clone().unwrap_or_default();
+            let text = engine.tokenizer().decode(&[event.token]);
+            json!({"id": event.token, "text": text, "logprob": logprob, "top": top})
+        })
+        .collect();
+    let usage = &done.usage;
+    json!({
+        "prompt_tokens": prompt,
+        "text": text,
+        "tokens": tokens,
+        "finish_reason": done.reason.name(),
+        "timings": {
+            "load_ms": load_ms,
+            "ttft_ms": usage.ttft_ms,
+            "prompt_tokens": usage.prompt_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "prefill_tok_s": usage.prefill_tok_s(),
+            "decode_tok_s": usage.decode_tok_s(),
+        },
+    })
+}
