@@ -14,6 +14,9 @@ use std::sync::{Arc, Condvar, Mutex};
 /// Rounds of spinning before a worker sleeps: some 100 µs, longer than the serial stretches of a decode step.
 const SPINS: u32 = 20_000;
 
+/// Set in [`Shared::inside`] outside of regions.
+const CLOSED: usize = 1 << 31;
+
 /// A parallel region: called with every task number once.
 type Job = *const (dyn Fn(usize) + Sync);
 
@@ -23,15 +26,17 @@ struct Shared {
     job: std::cell::UnsafeCell<Option<Job>>,
     n_tasks: AtomicUsize,
     next: AtomicUsize,
-    /// Workers that have not finished the current region.
-    busy: AtomicUsize,
+    /// Workers inside the current region, and [`CLOSED`] once nobody may enter any more. A worker that comes late, because
+    /// the system ran something else, is not waited for.
+    inside: AtomicUsize,
     stop: AtomicBool,
     sleepers: Mutex<usize>,
     wake: Condvar,
 }
 
-// SAFETY: `job` is written only by the caller of `Pool::run` while `busy == 0` (no worker reads it then), published by
-// the release store to `epoch`, and read by workers after the acquire load that saw it. Everything else is atomic.
+// SAFETY: `job` is written only by the caller of `Pool::run` while `inside` is `CLOSED` and no worker is counted in it that
+// came before the close; workers read it only after they entered and saw it open, which synchronises with the opening.
+// Everything else is atomic.
 #[allow(unsafe_code, reason = "the hand-over of a borrowed closure to other threads")]
 unsafe impl Send for Shared {}
 // SAFETY: as above.
@@ -45,7 +50,7 @@ impl Shared {
             job: std::cell::UnsafeCell::new(None),
             n_tasks: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
+            inside: AtomicUsize::new(CLOSED),
             stop: AtomicBool::new(false),
             sleepers: Mutex::new(0),
             wake: Condvar::new(),
@@ -99,15 +104,17 @@ impl Shared {
             if self.stop.load(Ordering::Acquire) {
                 return;
             }
-            let done = Done(&self.busy);
-            // SAFETY: the caller of `run` keeps the closure alive and does not touch `job` until `busy` is 0 again, and
-            // this worker is counted in `busy` until `done` is dropped.
-            #[allow(unsafe_code, reason = "the hand-over of a borrowed closure to other threads")]
-            let job = unsafe { (*self.job.get()).map(|job| &*job) };
-            if let Some(job) = job {
-                self.work(job);
+            let left = Leave(&self.inside);
+            if self.inside.fetch_add(1, Ordering::Acquire) & CLOSED == 0 {
+                // SAFETY: the caller of `run` keeps the closure alive and does not touch `job` before it has closed the region
+                // and everybody inside has left, and this worker leaves when `left` is dropped.
+                #[allow(unsafe_code, reason = "the hand-over of a borrowed closure to other threads")]
+                let job = unsafe { (*self.job.get()).map(|job| &*job) };
+                if let Some(job) = job {
+                    self.work(job);
+                }
             }
-            drop(done);
+            drop(left);
         }
     }
 }
@@ -116,10 +123,10 @@ fn lock(mutex: &Mutex<usize>) -> std::sync::MutexGuard<'_, usize> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Reports a worker's end of a region even when a task panics.
-struct Done<'a>(&'a AtomicUsize);
+/// Counts a worker out of a region, even when a task panics.
+struct Leave<'a>(&'a AtomicUsize);
 
-impl Drop for Done<'_> {
+impl Drop for Leave<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Release);
     }
@@ -176,19 +183,19 @@ impl Pool {
             return (0..n_tasks).for_each(job);
         }
         let shared = &*self.shared;
-        // SAFETY: `busy` is 0, so no worker reads `job`; the lifetime is erased, but this function does not return before
-        // every worker is done with it (`Wait` waits even when a task of this thread panics).
+        // SAFETY: the region is closed and empty, so no worker reads `job`; the lifetime is erased, but this function does not
+        // return before every worker is done with it (`Close` waits even when a task of this thread panics).
         #[allow(unsafe_code, reason = "the hand-over of a borrowed closure to other threads")]
         unsafe {
             *shared.job.get() = Some(std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(job));
         }
         shared.n_tasks.store(n_tasks, Ordering::Relaxed);
         shared.next.store(0, Ordering::Relaxed);
-        shared.busy.store(self.n_workers, Ordering::Relaxed);
-        let wait = Wait(&shared.busy);
+        let close = Close(&shared.inside);
+        shared.inside.fetch_and(!CLOSED, Ordering::Release);
         shared.advance();
         shared.work(job);
-        drop(wait);
+        drop(close);
     }
 
     /// Shares out the first `n` rows of three matrices, `(data, row length)` each: `job(row, a, b, c)`. The rows of `a` may be
@@ -302,13 +309,14 @@ pub fn none() -> (&'static mut [u8], usize) {
     (&mut [], 0)
 }
 
-/// Waits until all workers have finished the region.
-struct Wait<'a>(&'a AtomicUsize);
+/// Ends a region: closes it and waits until everybody inside has left.
+struct Close<'a>(&'a AtomicUsize);
 
-impl Drop for Wait<'_> {
+impl Drop for Close<'_> {
     fn drop(&mut self) {
+        self.0.fetch_or(CLOSED, Ordering::AcqRel);
         let mut spins = 0u32;
-        while self.0.load(Ordering::Acquire) != 0 {
+        while self.0.load(Ordering::Acquire) != CLOSED {
             spins += 1;
             if spins.is_multiple_of(SPINS) {
                 std::thread::yield_now();
