@@ -25,7 +25,7 @@ impl Unigram {
         if scores.len() != vocab.len() {
             return Err(Error::bad_file(format!("{} tokens, but {} scores", vocab.len(), scores.len())));
         }
-        let unknown = metadata.opt_u32("tokenizer.ggml.unknown_token_id")?;
+        let unknown = metadata.opt_u32("tokenizer.ggml.unknown_token_id")?.filter(|&id| (id as usize) < vocab.len());
         let space_prefix = metadata.opt_bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
         Ok(Unigram { scores, bytes: vocab.byte_tokens(), unknown, space_prefix })
     }

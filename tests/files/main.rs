@@ -5,3 +5,4 @@ mod common;
 
 mod header;
 mod model;
+mod tokenizer;
