@@ -1,0 +1,200 @@
+//! The batch form: whatever is packed, chunked, drafted, forked or rolled back, a token's logits are those that it has when
+//! its path is read alone, token by token. On the CPU they are equal bit for bit.
+
+mod common;
+
+use common::random::Random;
+use common::{SMOLLM2, data, load, model_path};
+use foreword::backend::CacheType;
+use foreword::backend::cpu::Cpu;
+use foreword::batch::{Batch, BatchToken, SeqId};
+use foreword::model::{Model, ModelOptions};
+use std::collections::HashMap;
+
+const N_VOCAB: u64 = 264;
+
+fn model(name: &str, cache_type: CacheType, tokens: usize) -> Model {
+    let path = if name == SMOLLM2 { model_path(name) } else { data(&format!("models/{name}.gguf")) };
+    let options = ModelOptions { context_length: Some(256), cache_type, cache_tokens: Some(tokens), max_batch: 128 };
+    load(&path, &options, Cpu::new(2))
+}
+
+/// Logits behind every prefix, read token by token in a sequence of its own.
+struct Alone {
+    model: Model,
+    known: HashMap<Vec<u32>, Vec<f32>>,
+}
+
+impl Alone {
+    fn logits(&mut self, path: &[u32]) -> Vec<f32> {
+        if let Some(found) = self.known.get(path) {
+            return found.clone();
+        }
+        let seq = self.model.kv_mut().new_seq();
+        for i in 0..path.len() {
+            let logits = forward(&mut self.model, &[(path[i], seq, None, true)]);
+            self.model.kv_mut().commit_run(seq).expect("a commit");
+            self.known.insert(path[..=i].to_vec(), logits.into_iter().next().expect("a row"));
+        }
+        self.model.kv_mut().free(seq);
+        self.known[path].clone()
+    }
+}
+
+/// Rows of logits of a batch of `(token, sequence, parent, output)`.
+fn forward(model: &mut Model, tokens: &[(u32, SeqId, Option<u32>, bool)]) -> Vec<Vec<f32>> {
+    let mut batch = Batch::new();
+    for &(token, seq, parent, output) in tokens {
+        batch.push(BatchToken { token, seq, parent, output });
+    }
+    let mut logits = Vec::new();
+    pollster::block_on(model.forward(&batch, &mut logits)).expect("a forward");
+    logits.chunks_exact(model.config().n_vocab).map(<[f32]>::to_vec).collect()
+}
+
+/// A sequence under way and the tokens that it must hold.
+struct Live {
+    seq: SeqId,
+    text: Vec<u32>,
+}
+
+/// Random schedules over a few sequences: runs, trees, forks, rollbacks, commits of random paths.
+fn play(name: &str, cache_type: CacheType, seed: u64, rounds: usize) {
+    let mut r = Random::new(seed);
+    let mut below = move |n: u64| r.below(n as usize) as u64;
+    let mut alone = Alone { model: model(name, cache_type, 256), known: HashMap::new() };
+    let mut model = model(name, cache_type, 2048);
+    let blocks = model.kv().free_blocks();
+    let mut live: Vec<Live> = (0..3).map(|_| Live { seq: model.kv_mut().new_seq(), text: Vec::new() }).collect();
+    for _ in 0..rounds {
+        // A batch: for some sequences a run or a tree.
+        let mut tokens = Vec::new();
+        let mut expected = Vec::new();
+        let mut commits = Vec::new();
+        for (which, l) in live.iter().enumerate().filter(|(_, l)| l.text.len() < 90) {
+            let kind = below(4);
+            if kind == 0 {
+                continue;
+            }
+            let first = tokens.len() as u32;
+            let n = 1 + below(if kind == 1 { 20 } else { 9 }) as u32;
+            let mut paths: Vec<Vec<u32>> = Vec::new();
+            let mut parents: Vec<Option<u32>> = Vec::new();
+            for i in 0..n {
+                // Runs hang on the token before, trees on any earlier one or on the committed text.
+                let parent = if kind == 1 { i.checked_sub(1) } else { (below(u64::from(i) + 1) as u32).checked_sub(1) };
+                let token = 3 + below(N_VOCAB - 3) as u32;
+                let mut path = parent.map_or_else(|| l.text.clone(), |p| paths[p as usize].clone());
+                path.push(token);
+                let output = below(2) == 0;
+                tokens.push((token, l.seq, parent.map(|p| first + p), output));
+                if output {
+                    expected.push(path.clone());
+                }
+                paths.push(path);
+                parents.push(parent);
+            }
+            // Keep the path to a random node, or nothing.
+            let mut keep = Vec::new();
+            let mut at = (below(u64::from(n) + 1) as u32).checked_sub(1);
+            let text = at.map_or_else(|| l.text.clone(), |node| paths[node as usize].clone());
+            while let Some(node) = at {
+                keep.insert(0, first + node);
+                at = parents[node as usize];
+            }
+            commits.push((which, keep, text));
+        }
+        if tokens.is_empty() {
+            continue;
+        }
+        let rows = forward(&mut model, &tokens);
+        assert_eq!(rows.len(), expected.len());
+        for (row, path) in rows.iter().zip(&expected) {
+            assert!(
+                *row == alone.logits(path),
+                "{name} {cache_type:?} seed {seed}: a row of {} tokens differs",
+                path.len()
+            );
+        }
+        for (which, keep, text) in commits {
+            model.commit(live[which].seq, &keep).expect("a commit");
+            live[which].text = text;
+        }
+        // Fork, roll back, or begin again.
+        let which = below(live.len() as u64) as usize;
+        let len = below(live[which].text.len() as u64 + 1) as usize;
+        match below(4) {
+            0 => {
+                let seq = model.kv_mut().fork(live[which].seq, len).expect("a fork");
+                let text = live[which].text[..len].to_vec();
+                live.push(Live { seq, text });
+            }
+            1 => {
+                model.kv_mut().truncate(live[which].seq, len).expect("a rollback");
+                live[which].text.truncate(len);
+            }
+            2 if live.len() > 5 => {
+                let gone = live.swap_remove(which);
+                model.kv_mut().free(gone.seq);
+            }
+            _ => {}
+        }
+    }
+    for l in live {
+        assert_eq!(model.kv().len(l.seq), l.text.len());
+        model.kv_mut().free(l.seq);
+    }
+    assert_eq!(model.kv().free_blocks(), blocks, "blocks leaked");
+}
+
+#[test]
+fn schedules_do_not_change_logits() {
+    // Windows and two rotary bases; adjacent pairs; soft-caps.
+    for (name, seed) in [("gemma3", 1), ("llama", 2), ("gemma2", 3)] {
+        for cache_type in [CacheType::F32, CacheType::F16] {
+            play(name, cache_type, seed, 30);
+        }
+    }
+    // Heads wide enough for 8-bit entries, and quantized weights.
+    play(SMOLLM2, CacheType::Q8_0, 4, 4);
+}
+
+#[test]
+fn a_long_prompt_in_chunks_is_the_prompt_at_once() {
+    let mut whole = model("gemma3", CacheType::F16, 256);
+    let text: Vec<u32> = (0..120).map(|i| 3 + i * 7 % 250).collect();
+    let seq = whole.kv_mut().new_seq();
+    let run = |text: &[u32]| -> Vec<(u32, SeqId, Option<u32>, bool)> {
+        text.iter()
+            .enumerate()
+            .map(|(i, &t)| (t, seq, i.checked_sub(1).map(|p| p as u32), i + 1 == text.len()))
+            .collect()
+    };
+    let want = forward(&mut whole, &run(&text));
+    for chunk in [1, 2, 31, 32, 33, 64, 119] {
+        let mut model = model("gemma3", CacheType::F16, 256);
+        assert_eq!(model.kv_mut().new_seq(), seq);
+        let mut last = Vec::new();
+        for part in text.chunks(chunk) {
+            last = forward(&mut model, &run(part));
+            model.kv_mut().commit_run(seq).expect("a commit");
+        }
+        assert!(last == want, "chunks of {chunk}");
+    }
+}
+
+#[test]
+fn a_full_cache_refuses_and_loses_nothing() {
+    let mut model = model("llama", CacheType::F16, 64);
+    let (a, b) = (model.kv_mut().new_seq(), model.kv_mut().new_seq());
+    let run = |seq, n: u32| -> Vec<_> { (0..n).map(|i| (3 + i, seq, i.checked_sub(1), i + 1 == n)).collect() };
+    forward(&mut model, &run(a, 40));
+    model.kv_mut().commit_run(a).expect("a commit");
+    let mut batch = Batch::new();
+    batch.push_run(b, &[5; 10], true);
+    let error = pollster::block_on(model.forward(&batch, &mut Vec::new())).expect_err("a full cache");
+    assert_eq!(error.kind(), foreword::Kind::OutOfMemory);
+    assert_eq!((model.kv().len(a), model.kv().len(b), model.kv().free_blocks()), (40, 0, 0));
+    model.kv_mut().truncate(a, 32).expect("a rollback");
+    forward(&mut model, &run(b, 10));
+}
