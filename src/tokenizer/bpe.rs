@@ -67,6 +67,11 @@ impl Bpe {
         Ok(Bpe { merges, bytes, split })
     }
 
+    /// Whether prompts begin with BOS unless the file says otherwise.
+    pub(super) fn add_bos(&self) -> bool {
+        self.split.add_bos
+    }
+
     /// Appends the tokens of `text`.
     pub(super) fn encode(&self, vocab: &Vocab, text: &str, out: &mut Vec<u32>) {
         let mut word = Word::default();

@@ -4,6 +4,8 @@
 
 mod bpe;
 mod detokenize;
+mod pattern;
+mod special;
 mod split;
 mod unigram;
 mod vocab;
@@ -12,8 +14,8 @@ pub use detokenize::Detokenizer;
 
 use crate::error::{Error, Result};
 use crate::gguf::Metadata;
-use aho_corasick::{AhoCorasick, MatchKind};
 use bpe::Bpe;
+use special::Special;
 use std::borrow::Cow;
 use unigram::{SPACE, Unigram};
 use vocab::{TokenKind, Vocab};
@@ -22,7 +24,6 @@ use vocab::{TokenKind, Vocab};
 pub struct Tokenizer {
     vocab: Vocab,
     algorithm: Algorithm,
-    /// Tokens that are matched in text as a whole, and their ids.
     special: Special,
     bos: Option<u32>,
     eos: Option<u32>,
@@ -35,29 +36,6 @@ enum Algorithm {
     Unigram(Unigram),
 }
 
-/// Finds special tokens in text, the longest at each place.
-struct Special {
-    /// All of them; control tokens count only where the caller asks for it.
-    all: Option<AhoCorasick>,
-    user_defined: Option<AhoCorasick>,
-    all_ids: Vec<u32>,
-    user_defined_ids: Vec<u32>,
-}
-
-/// Texts of tokens that end an answer, beside those that the metadata names.
-const ENDS: [&str; 10] = [
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<|return|>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<end_of_turn>",
-    "<end_of_utterance>",
-    "<EOT>",
-];
-
 impl Tokenizer {
     /// Reads the tokenizer of a model.
     ///
@@ -65,7 +43,7 @@ impl Tokenizer {
     /// [`crate::Kind::Unsupported`] for other kinds of vocabularies and unknown pre-tokenizers, [`crate::Kind::BadFile`] for
     /// missing or inconsistent metadata.
     pub fn from_gguf(metadata: &Metadata) -> Result<Self> {
-        let (vocab, algorithm) = match metadata.str("tokenizer.ggml.model")? {
+        let (mut vocab, algorithm) = match metadata.str("tokenizer.ggml.model")? {
             "gpt2" => {
                 let vocab = Vocab::new(metadata, bpe::decode_token)?;
                 let bpe = Bpe::new(metadata, &vocab)?;
@@ -82,27 +60,19 @@ impl Tokenizer {
                 )));
             }
         };
-        let id = |key: &str| -> Result<Option<u32>> {
-            let id = metadata.opt_u32(&format!("tokenizer.ggml.{key}_token_id"))?;
+        // Without a word on it, SentencePiece models have these and begin with BOS; byte-level ones depend on the family.
+        let unigram = matches!(algorithm, Algorithm::Unigram(_));
+        let id = |key: &str, default: Option<u32>| -> Result<Option<u32>> {
+            let id = metadata.opt_u32(&format!("tokenizer.ggml.{key}_token_id"))?.or(default);
             Ok(id.filter(|&id| (id as usize) < vocab.len()))
         };
-        let (bos, eos) = (id("bos")?, id("eos")?);
-        let mut end_of_generation: Vec<u32> = [eos, id("eot")?, id("eom")?].into_iter().flatten().collect();
-        let by_text = ENDS.iter().filter_map(|text| vocab.id(text.as_bytes()));
-        end_of_generation.extend(by_text.filter(|&id| vocab.kind(id) != TokenKind::Normal));
-        end_of_generation.sort_unstable();
-        end_of_generation.dedup();
-        // Without a word on it, SentencePiece models begin with BOS and byte-level ones do not, but for Llama 3.
-        let add_bos = match metadata.opt_bool("tokenizer.ggml.add_bos_token")? {
-            Some(add) => add,
-            None => match &algorithm {
-                Algorithm::Unigram(_) => true,
-                Algorithm::Bpe(_) => {
-                    matches!(metadata.opt_str("tokenizer.ggml.pre")?, Some("llama3" | "llama-v3" | "llama-bpe"))
-                }
-            },
-        };
-        let special = Special::new(&vocab)?;
+        let (bos, eos) = (id("bos", unigram.then_some(1))?, id("eos", unigram.then_some(2))?);
+        let end_of_generation = special::ends(metadata, &mut vocab, eos)?;
+        let add_bos = metadata.opt_bool("tokenizer.ggml.add_bos_token")?.unwrap_or(match &algorithm {
+            Algorithm::Unigram(_) => true,
+            Algorithm::Bpe(bpe) => bpe.add_bos(),
+        });
+        let special = Special::new(metadata, &vocab)?;
         Ok(Tokenizer { vocab, algorithm, special, bos, eos, add_bos, end_of_generation })
     }
 
@@ -111,21 +81,19 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, parse_special: bool) -> Vec<u32> {
         let mut out = Vec::with_capacity(text.len() / 3 + 4);
         let mut at = 0;
-        let mut start = true;
-        self.special.find(text, parse_special, |range, id| {
-            self.encode_plain(&text[at..range.start], start, &mut out);
+        while let Some((range, id)) = self.special.find(&self.vocab, text, at, parse_special) {
+            self.encode_plain(text.get(at..range.start).unwrap_or_default(), &mut out);
             out.push(id);
             at = range.end;
-            start = true;
-        });
-        self.encode_plain(&text[at..], start, &mut out);
+        }
+        self.encode_plain(text.get(at..).unwrap_or_default(), &mut out);
         out
     }
 
-    fn encode_plain(&self, text: &str, start: bool, out: &mut Vec<u32>) {
+    fn encode_plain(&self, text: &str, out: &mut Vec<u32>) {
         match &self.algorithm {
             Algorithm::Bpe(bpe) => bpe.encode(&self.vocab, text, out),
-            Algorithm::Unigram(unigram) => unigram.encode(&self.vocab, text, start, out),
+            Algorithm::Unigram(unigram) => unigram.encode(&self.vocab, text, out),
         }
     }
 
@@ -176,39 +144,5 @@ impl Tokenizer {
     /// Tokens after which an answer is over, ascending.
     pub fn end_of_generation(&self) -> &[u32] {
         &self.end_of_generation
-    }
-}
-
-impl Special {
-    fn new(vocab: &Vocab) -> Result<Self> {
-        let of = |wanted: &[TokenKind]| -> Vec<u32> {
-            (0..vocab.len() as u32)
-                .filter(|&id| wanted.contains(&vocab.kind(id)) && !vocab.bytes(id).is_empty())
-                .collect()
-        };
-        let all_ids = of(&[TokenKind::UserDefined, TokenKind::Control, TokenKind::Unknown]);
-        let user_defined_ids = of(&[TokenKind::UserDefined]);
-        let build = |ids: &[u32]| -> Result<Option<AhoCorasick>> {
-            if ids.is_empty() {
-                return Ok(None);
-            }
-            let automaton = AhoCorasick::builder()
-                .match_kind(MatchKind::LeftmostLongest)
-                .build(ids.iter().map(|&id| vocab.bytes(id)));
-            automaton.map(Some).map_err(|e| Error::bad_file(format!("special tokens: {e}")).caused_by(e))
-        };
-        Ok(Special { all: build(&all_ids)?, user_defined: build(&user_defined_ids)?, all_ids, user_defined_ids })
-    }
-
-    fn find(&self, text: &str, control: bool, mut found: impl FnMut(std::ops::Range<usize>, u32)) {
-        let (automaton, ids) =
-            if control { (&self.all, &self.all_ids) } else { (&self.user_defined, &self.user_defined_ids) };
-        let Some(automaton) = automaton else { return };
-        for m in automaton.find_iter(text) {
-            // A damaged vocabulary may hold pieces of characters.
-            if text.is_char_boundary(m.start()) && text.is_char_boundary(m.end()) {
-                found(m.range(), ids[m.pattern().as_usize()]);
-            }
-        }
     }
 }

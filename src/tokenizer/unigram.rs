@@ -30,12 +30,12 @@ impl Unigram {
         Ok(Unigram { scores, bytes: vocab.byte_tokens(), unknown, space_prefix })
     }
 
-    /// Appends the tokens of `text`; `start` says that the text begins a sentence (nothing or a special token precedes).
-    pub(super) fn encode(&self, vocab: &Vocab, text: &str, start: bool, out: &mut Vec<u32>) {
+    /// Appends the tokens of `text`, before which there is nothing or a special token.
+    pub(super) fn encode(&self, vocab: &Vocab, text: &str, out: &mut Vec<u32>) {
         if text.is_empty() {
             return;
         }
-        let prefix = if start && self.space_prefix { " " } else { "" };
+        let prefix = if self.space_prefix { " " } else { "" };
         let text = format!("{prefix}{text}").replace(' ', SPACE);
         let mut merger = Merger { unigram: self, vocab, text: &text, symbols: Vec::new(), queue: BinaryHeap::new() };
         merger.run();

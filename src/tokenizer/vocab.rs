@@ -84,6 +84,12 @@ impl Vocab {
         self.kinds.get(id as usize).copied().unwrap_or(TokenKind::Unknown)
     }
 
+    pub(super) fn set_kind(&mut self, id: u32, kind: TokenKind) {
+        if let Some(slot) = self.kinds.get_mut(id as usize) {
+            *slot = kind;
+        }
+    }
+
     /// The token with these bytes.
     pub(super) fn id(&self, bytes: &[u8]) -> Option<u32> {
         self.ids.find(self.hasher.hash_one(bytes), |&id| self.bytes(id) == bytes).copied()
