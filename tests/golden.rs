@@ -2,17 +2,29 @@
 
 mod common;
 
-use common::{GEMMA3, SMOLLM2, exact_options, json_lines, load, log_softmax, model_path};
+use common::{GEMMA3, SMOLLM2, exact_options, json_lines, load, log_softmax, model_path, open};
 use foreword::backend::cpu::Cpu;
 use foreword::batch::Batch;
+use foreword::gguf::source::{BytesSource, Source};
+use foreword::model::{Model, perplexity};
+use foreword::quant::{TensorType, decode};
+use foreword::tokenizer::Tokenizer;
 
-/// Largest difference at the reference's choice, and the mean over its ten most probable tokens.
-const TOP: f64 = 0.05;
-const TAIL_MEAN: f64 = 0.08;
+/// How far a model is from a reference, in natural log-probability.
+#[derive(Debug)]
+struct Distance {
+    /// Largest and mean difference at the reference's choice.
+    worst: f64,
+    mean: f64,
+    /// Mean difference over its ten most probable tokens.
+    tail: f64,
+    /// Share of steps with the same most probable token.
+    agreement: f64,
+}
 
-fn follow(model_file: &str, golden: &str) {
-    let mut model = load(&model_path(model_file), &exact_options(512), Cpu::new(2));
-    let (mut worst, mut sum, mut n, mut agree, mut steps) = (0.0f64, 0.0, 0, 0, 0);
+fn distance(model: &mut Model, golden: &str) -> Distance {
+    let mut d = Distance { worst: 0.0, mean: 0.0, tail: 0.0, agreement: 0.0 };
+    let (mut steps, mut n) = (0.0, 0.0);
     for line in json_lines(golden) {
         let ids = |v: &serde_json::Value| v.as_u64().expect("an id") as u32;
         let mut next: Vec<u32> = line["prompt_tokens"].as_array().expect("tokens").iter().map(ids).collect();
@@ -25,34 +37,98 @@ fn follow(model_file: &str, golden: &str) {
             model.kv_mut().commit_run(seq).expect("a commit");
             let ours = log_softmax(&logits);
             let chosen = ids(&step["id"]);
-            worst = worst.max((ours[chosen as usize] - step["logprob"].as_f64().expect("a number")).abs());
-            for pair in step["top"].as_array().expect("pairs") {
-                let diff = ours[ids(&pair[0]) as usize] - pair[1].as_f64().expect("a number");
-                sum += diff.abs();
-                n += 1;
+            let diff = (ours[chosen as usize] - step["logprob"].as_f64().expect("a number")).abs();
+            d.worst = d.worst.max(diff);
+            d.mean += diff;
+            let top = step["top"].as_array().expect("pairs");
+            for pair in top {
+                d.tail += (ours[ids(&pair[0]) as usize] - pair[1].as_f64().expect("a number")).abs();
+                n += 1.0;
             }
             let best = (0..ours.len()).max_by(|&a, &b| ours[a].total_cmp(&ours[b])).expect("a vocabulary");
-            agree += usize::from(best == chosen as usize);
-            steps += 1;
+            d.agreement += if best == ids(&top[0][0]) as usize { 1.0 } else { 0.0 };
+            steps += 1.0;
             next = vec![chosen];
         }
         model.kv_mut().free(seq);
     }
-    let mean = sum / f64::from(n);
-    println!(
-        "{model_file}: worst at the choice {worst:.4}, mean over the top ten {mean:.4}, same choice {agree}/{steps}"
-    );
-    assert!(worst <= TOP, "log-probability of a chosen token is off by {worst}");
-    assert!(mean <= TAIL_MEAN, "log-probabilities are off by {mean} on average");
-    assert!(agree * 100 >= steps * 98, "only {agree} of {steps} choices agree");
+    Distance { worst: d.worst, mean: d.mean / steps, tail: d.tail / n, agreement: d.agreement / steps }
+}
+
+/// Quantized activations differ between implementations: llama.cpp 0.3.36's Python build differs from these files by 0.21
+/// at the worst choice of SmolLM2 and 0.24 of Gemma, and by 0.10 and 0.12 in the tail.
+fn follows(file: &str, golden: &str) {
+    let d = distance(&mut load(&model_path(file), &exact_options(512), Cpu::new(2)), golden);
+    println!("{file}: {d:?}");
+    assert!(d.mean <= 0.05 && d.worst <= 0.3 && d.tail <= 0.15 && d.agreement >= 0.95, "{file}: {d:?}");
 }
 
 #[test]
 fn smollm2_follows_llama_cpp() {
-    follow(SMOLLM2, "smollm2-135m-instruct-q4_1-logprobs.jsonl");
+    follows(SMOLLM2, "smollm2-135m-instruct-q4_1-logprobs.jsonl");
 }
 
 #[test]
 fn gemma3_follows_llama_cpp() {
-    follow(GEMMA3, "gemma-3-270m-q4_k_m-logprobs.jsonl");
+    follows(GEMMA3, "gemma-3-270m-q4_k_m-logprobs.jsonl");
+}
+
+#[test]
+fn on_plain_floats_nothing_differs() {
+    let (mut gguf, mut sources) = open(&model_path(SMOLLM2));
+    let mut floats = Vec::new();
+    for tensor in &mut gguf.tensors {
+        let mut bytes = vec![0; tensor.n_bytes as usize];
+        pollster::block_on(sources[tensor.part].read_at(tensor.offset, &mut bytes)).expect("the tensor");
+        let mut values = vec![0.0; tensor.dims.iter().product::<u64>() as usize];
+        decode(tensor.ty, &bytes, &mut values).expect("a sound tensor");
+        tensor.ty = TensorType::F32;
+        tensor.offset = floats.len() as u64;
+        tensor.n_bytes = values.len() as u64 * 4;
+        floats.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    }
+    let mut sources: Vec<Box<dyn Source>> = vec![Box::new(BytesSource(floats))];
+    let cpu = Box::new(Cpu::new(2));
+    let loading = pollster::block_on(Model::load(&gguf, &mut sources, cpu, &exact_options(512), &mut |_| {}));
+    let d = distance(&mut loading.expect("a sound model"), "smollm2-135m-instruct-f32-logprobs.jsonl");
+    println!("{d:?}");
+    assert!(d.worst <= 2e-3 && d.tail <= 1e-3 && d.agreement == 1.0, "{d:?}");
+}
+
+/// Eight windows of the forty that `tests/data/README.md` gives; `foreword perplexity` does them all.
+#[test]
+fn perplexity_runs_and_is_that_of_the_windows() {
+    let (gguf, _) = open(&model_path(SMOLLM2));
+    let tokenizer = Tokenizer::from_gguf(&gguf.metadata).expect("a tokenizer");
+    let text: String = json_lines("smollm2-135m-instruct-q4_1-tokens.jsonl")
+        .iter()
+        .map(|l| l["text"].as_str().expect("text").to_string() + "\n")
+        .collect();
+    let tokens = tokenizer.encode(&text, false);
+    let mut model = load(&model_path(SMOLLM2), &exact_options(256), Cpu::new(2));
+    let measured =
+        pollster::block_on(perplexity(&mut model, &tokens, None, (128, 2), &mut |_, _| {})).expect("a perplexity");
+    // The same by hand: logits of each window read at once.
+    let (mut sum, mut n) = (0.0, 0);
+    for window in tokens.chunks(128).take(2) {
+        let seq = model.kv_mut().new_seq();
+        let (mut batch, mut logits) = (Batch::new(), Vec::new());
+        for (i, &token) in window.iter().enumerate() {
+            batch.push(foreword::batch::BatchToken {
+                token,
+                seq,
+                parent: i.checked_sub(1).map(|p| p as u32),
+                output: true,
+            });
+        }
+        pollster::block_on(model.forward(&batch, &mut logits)).expect("a forward");
+        model.kv_mut().free(seq);
+        for i in 64..127 {
+            let row = &logits[i * model.config().n_vocab..][..model.config().n_vocab];
+            sum -= log_softmax(row)[window[i + 1] as usize];
+            n += 1;
+        }
+    }
+    assert_eq!(measured.tokens, n);
+    assert!((measured.perplexity.ln() - sum / f64::from(n as u32)).abs() < 1e-9, "{measured:?}");
 }
