@@ -1,0 +1,110 @@
+//! Sampling against exact probabilities.
+
+use foreword::sample::{Params, Sampler, log_probabilities};
+
+const LOGITS: [f32; 6] = [1.0, 3.0, 0.5, 2.0, -1.0, 2.5];
+
+/// Probabilities by token id.
+fn probabilities(params: Params, history: &[u32]) -> Vec<f64> {
+    let mut sampler = Sampler::new(params);
+    history.iter().for_each(|&t| sampler.accept(t));
+    let d = sampler.distribution(&LOGITS);
+    let p: Vec<f64> = (0..LOGITS.len() as u32).map(|id| d.p(id)).collect();
+    assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+    p
+}
+
+fn softmax(logits: &[f64]) -> Vec<f64> {
+    let sum: f64 = logits.iter().map(|l| l.exp()).sum();
+    logits.iter().map(|l| l.exp() / sum).collect()
+}
+
+/// The softmax over some tokens only.
+fn kept(ids: &[usize], temperature: f64) -> Vec<f64> {
+    let logit = |(i, &l): (usize, &f32)| if ids.contains(&i) { f64::from(l) / temperature } else { f64::NEG_INFINITY };
+    softmax(&LOGITS.iter().enumerate().map(logit).collect::<Vec<_>>())
+}
+
+fn assert_close(got: &[f64], want: &[f64]) {
+    assert!(got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{got:?} instead of {want:?}");
+}
+
+#[test]
+fn truncations_keep_what_they_promise() {
+    let p = Params::default();
+    assert_close(&probabilities(p.clone(), &[]), &kept(&[0, 1, 2, 3, 4, 5], 1.0));
+    assert_close(&probabilities(Params { temperature: 0.5, ..p.clone() }, &[]), &kept(&[0, 1, 2, 3, 4, 5], 0.5));
+    assert_close(&probabilities(Params { top_k: 3, ..p.clone() }, &[]), &kept(&[1, 5, 3], 1.0));
+    // 0.446, 0.271, 0.164, 0.060, 0.037, 0.008 …: two make up 0.7.
+    assert_close(&probabilities(Params { top_p: 0.7, ..p.clone() }, &[]), &kept(&[1, 5], 1.0));
+    assert_close(&probabilities(Params { top_p: 0.0, ..p.clone() }, &[]), &kept(&[1], 1.0));
+    // e^-1 = 0.37 keeps logits down to 2.0.
+    assert_close(&probabilities(Params { min_p: 0.36, ..p.clone() }, &[]), &kept(&[1, 3, 5], 1.0));
+    assert_close(&probabilities(Params { temperature: 0.0, ..p.clone() }, &[]), &kept(&[1], 1.0));
+    // Entropy 1.40: the token with probability 0.271 (information 1.30) is the most typical one, 0.164 (1.81) comes next.
+    assert_close(&probabilities(Params { typical_p: 0.2, ..p.clone() }, &[]), &kept(&[5], 1.0));
+    assert_close(&probabilities(Params { typical_p: 0.4, ..p }, &[]), &kept(&[5, 3], 1.0));
+}
+
+#[test]
+fn penalties_and_bias_move_logits() {
+    let p = Params { repetition_penalty: 2.0, presence_penalty: 0.5, frequency_penalty: 0.25, ..Params::default() };
+    // Token 1 twice, token 4 once; positive logits are divided, negative ones multiplied.
+    let want = softmax(&[1.0, 1.5 - 0.5 - 0.5, 0.5, 2.0, -2.0 - 0.5 - 0.25, 2.5]);
+    assert_close(&probabilities(p.clone(), &[1, 4, 1]), &want);
+    // Only the last tokens count.
+    let want = softmax(&[1.0, 1.5 - 0.5 - 0.25, 0.5, 2.0, -1.0, 2.5]);
+    assert_close(&probabilities(Params { penalty_window: 1, ..p }, &[1, 4, 1]), &want);
+    let bias = Params { logit_bias: vec![(0, 2.0), (1, f32::NEG_INFINITY)], ..Params::default() };
+    let want = softmax(&[3.0, f64::NEG_INFINITY, 0.5, 2.0, -1.0, 2.5]);
+    assert_close(&probabilities(bias, &[]), &want);
+}
+
+#[test]
+fn draws_follow_the_distribution() {
+    // Chi-squares of independent seeds add up to one with as many times the 4 degrees of freedom.
+    let (seeds, n) = (25, 20_000);
+    let mut chi2 = 0.0;
+    for seed in 0..seeds {
+        let mut sampler = Sampler::new(Params { temperature: 0.8, top_k: 5, seed, ..Params::default() });
+        let want: Vec<f64> = (0..6).map(|id| sampler.distribution(&LOGITS).p(id)).collect();
+        let mut counts = [0.0; 6];
+        for _ in 0..n {
+            counts[sampler.sample(&LOGITS) as usize] += 1.0;
+        }
+        assert_eq!(counts[4], 0.0);
+        let square = |(c, p): (&f64, &f64)| (c - p * f64::from(n)).powi(2) / (p * f64::from(n));
+        chi2 += counts.iter().zip(&want).filter(|(_, p)| **p > 0.0).map(square).sum::<f64>();
+    }
+    // 0.1 % and 99.9 % of the chi-square distribution with 100 degrees of freedom.
+    assert!((61.9..149.4).contains(&chi2), "chi-square {chi2}");
+}
+
+#[test]
+fn large_vocabularies_truncate_like_small_ones() {
+    let logits: Vec<f32> = (0..50_000).map(|i| ((i * 7919) % 50_000) as f32 / 5_000.0).collect();
+    let mut sampler = Sampler::new(Params { top_p: 0.9, ..Params::default() });
+    let mut p: Vec<f64> = softmax(&logits.iter().map(|&l| f64::from(l)).collect::<Vec<_>>());
+    p.sort_by(|a, b| b.total_cmp(a));
+    let mut sum = 0.0;
+    let n = p
+        .iter()
+        .position(|p| {
+            sum += p;
+            sum >= 0.9
+        })
+        .expect("a nucleus")
+        + 1;
+    let d = sampler.distribution(&logits);
+    // Rounding may decide about the last one.
+    assert!(d.candidates().len().abs_diff(n) <= 1, "{} instead of {n}", d.candidates().len());
+}
+
+#[test]
+fn log_probabilities_are_sorted_and_natural() {
+    let (own, top) = log_probabilities(&LOGITS, 4, 3);
+    let want = kept(&[0, 1, 2, 3, 4, 5], 1.0);
+    assert!((f64::from(own) - want[4].ln()).abs() < 1e-6);
+    assert_eq!(top.iter().map(|t| t.0).collect::<Vec<_>>(), [1, 5, 3]);
+    assert!(top.iter().all(|&(id, l)| (f64::from(l) - want[id as usize].ln()).abs() < 1e-6));
+}
