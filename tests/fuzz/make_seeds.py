@@ -71,12 +71,23 @@ def spm(w):
     w.add_add_bos_token(True)
 
 
+def no_bytes(w):
+    tokens = ["<unk>", "<s>", "\u2581", "t", "h", "th", "\u2581th"]
+    w.add_tokenizer_model("llama")
+    w.add_token_list(tokens)
+    w.add_token_scores([-float(i) for i in range(len(tokens))])
+    w.add_token_types([2, 3] + [1] * (len(tokens) - 2))
+    w.add_unk_token_id(0)
+    w.add_bos_token_id(1)
+    w.add_add_space_prefix(False)
+
+
 def main():
     write(SEEDS / "gguf/values", every_value)
     write(SEEDS / "gguf/types", every_type)
     write(SEEDS / "gguf/aligned", aligned)
     (SEEDS / "gguf/empty").write_bytes(b"GGUF" + struct.pack("<IQQ", 2, 0, 0))
-    for name, fill in {"bpe": bpe, "spm": spm}.items():
+    for name, fill in {"bpe": bpe, "spm": spm, "no_bytes": no_bytes}.items():
         write(SEEDS / "tokenizer" / name, fill)
         path = SEEDS / "tokenizer" / name
         path.write_bytes(path.read_bytes() + " the and then\n<|im_end|>é\U0001f600".encode())
