@@ -110,7 +110,7 @@ impl Span {
 
 /// A batch resolved against the KV cache: where each token is written and what it sees. Made by [`crate::kv`].
 /// A cell number is `block * BLOCK + slot`.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Plan {
     /// Vocabulary ids `[n]`.
     pub tokens: Vec<u32>,
@@ -126,6 +126,26 @@ pub struct Plan {
     pub extras: Vec<u32>,
     /// Rows whose logits are wanted, ascending.
     pub outputs: Vec<u32>,
+}
+
+impl Clone for Plan {
+    fn clone(&self) -> Self {
+        let mut plan = Plan::default();
+        plan.clone_from(self);
+        plan
+    }
+
+    /// Keeps the vectors' memory, which the derived form does not: a decode step allocates nothing.
+    fn clone_from(&mut self, source: &Self) {
+        let Plan { tokens, positions, cells, spans, blocks, extras, outputs } = source;
+        self.tokens.clone_from(tokens);
+        self.positions.clone_from(positions);
+        self.cells.clone_from(cells);
+        self.spans.clone_from(spans);
+        self.blocks.clone_from(blocks);
+        self.extras.clone_from(extras);
+        self.outputs.clone_from(outputs);
+    }
 }
 
 /// Which rows of the step an op covers.

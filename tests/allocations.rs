@@ -1,0 +1,58 @@
+//! A decode step allocates nothing.
+#![allow(unsafe_code, reason = "a counting allocator")]
+
+mod common;
+
+use common::{data, load};
+use foreword::backend::CacheType;
+use foreword::backend::cpu::Cpu;
+use foreword::batch::Batch;
+use foreword::model::ModelOptions;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+struct Counting;
+
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: passes everything on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn a_decode_step_allocates_nothing() {
+    let options =
+        ModelOptions { context_length: Some(128), cache_type: CacheType::F16, cache_tokens: None, max_batch: 16 };
+    let mut model = load(&data("models/gemma3.gguf"), &options, Cpu::new(2));
+    let seq = model.kv_mut().new_seq();
+    let (mut batch, mut logits) = (Batch::new(), Vec::new());
+    let mut before = 0;
+    for token in 0..30 {
+        // The first block of 32 positions: growth to the next one may allocate.
+        if token == 10 {
+            before = COUNT.load(Ordering::Relaxed);
+        }
+        batch.clear();
+        batch.push_run(seq, &[3 + token], true);
+        let mut cx = Context::from_waker(Waker::noop());
+        let done = pin!(model.forward(&batch, &mut logits)).as_mut().poll(&mut cx);
+        assert!(matches!(done, Poll::Ready(Ok(()))), "the CPU never waits");
+        model.kv_mut().commit_run(seq).expect("a commit");
+    }
+    let allocations = COUNT.load(Ordering::Relaxed) - before;
+    assert_eq!(allocations, 0, "{allocations} allocations in 20 decode steps");
+}
