@@ -65,7 +65,7 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "TOKENS")]
     pub(crate) context: Option<usize>,
     /// Number format of the KV cache
-    #[arg(long, value_enum, default_value_t = CacheArg::F16)]
+    #[arg(long, value_enum, default_value_t = CacheArg::F16, value_name = "TYPE")]
     pub(crate) cache_type: CacheArg,
 }
 
@@ -91,13 +91,13 @@ impl From<CacheArg> for CacheType {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SampleArgs {
     /// 0 always takes the most probable token
-    #[arg(long, default_value_t = 0.3)]
+    #[arg(long, default_value_t = 0.3, value_name = "T", allow_negative_numbers = true)]
     pub(crate) temperature: f32,
     /// Keep the K most probable tokens; 0 for all
     #[arg(long, default_value_t = 40, value_name = "K")]
     pub(crate) top_k: usize,
     /// Keep the most probable tokens that make up this mass
-    #[arg(long, default_value_t = 0.9, value_name = "P")]
+    #[arg(long, default_value_t = 0.9, value_name = "P", allow_negative_numbers = true)]
     pub(crate) top_p: f32,
     /// Keep tokens at least this probable relative to the best
     #[arg(long, default_value_t = 0.0, value_name = "P")]
@@ -118,7 +118,7 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "ID=BIAS", value_parser = parse_bias, allow_negative_numbers = true)]
     pub(crate) logit_bias: Vec<(u32, f32)>,
     /// Make the choices repeatable
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
     /// Most tokens of an answer
     #[arg(long, value_name = "N")]
@@ -218,7 +218,7 @@ pub(crate) struct TokenizeArgs {
     /// Path, name, address or hf:owner/repo/file.gguf
     pub(crate) model: String,
     /// Text; - or nothing reads standard input
-    #[arg(long, default_value = "-")]
+    #[arg(long, default_value = "-", allow_hyphen_values = true)]
     pub(crate) text: String,
     /// Recognise control tokens such as <|im_end|>
     #[arg(long)]

@@ -50,8 +50,7 @@ struct Chat<'a> {
 impl<'a> Chat<'a> {
     fn new(args: &'a ChatArgs) -> Result<Self> {
         let engine = load::engine(&args.model, &args.load)?;
-        let template = ChatTemplate::from_gguf(&engine.gguf().metadata, engine.tokenizer())
-            .map_err(|e| Error::new(e.kind(), format!("{e}: foreword run MODEL --raw PROMPT")))?;
+        let template = ChatTemplate::from_gguf(&engine.gguf().metadata, engine.tokenizer())?;
         let interrupted = Arc::new(AtomicBool::new(false));
         let flag = interrupted.clone();
         ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))

@@ -1,7 +1,7 @@
 //! Downloads over HTTP: with progress, resumed, checked, and moved into place only when whole.
 
 use crate::store::Expected;
-use foreword::{Error, Result};
+use foreword::{Error, Kind, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
@@ -22,7 +22,13 @@ pub(crate) fn fetch(url: &str, token: Option<&str>, path: &Path, expected: Expec
         let before = part.len();
         match attempt(url, token, &part, expected, &bar) {
             Ok(()) => break,
-            Err(Failure::Final(error)) => return Err(error),
+            Err(Failure::Final(error)) => {
+                // A full disk gets its space back.
+                if error.kind() == Kind::Storage {
+                    part.discard();
+                }
+                return Err(error);
+            }
             Err(Failure::Again(error)) => {
                 failures = if part.len() > before { 1 } else { failures + 1 };
                 if failures >= ATTEMPTS {
@@ -57,11 +63,12 @@ fn attempt(
     if let Some(etag) = part.etag().filter(|_| have > 0) {
         request = request.header("range", format!("bytes={have}-")).header("if-range", etag);
     }
-    let failed = |e: ureq::Error| Error::download(format!("cannot download {url}: {e}")).caused_by(e);
-    let response = request.call().map_err(|e| match e {
-        // The host does not exist or refuses: more attempts will not change that.
-        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed | ureq::Error::BadUri(_) => Failure::Final(failed(e)),
-        e => Failure::Again(failed(e)),
+    // Lengths are those of the bytes on the wire.
+    request = request.header("accept-encoding", "identity");
+    let response = request.call().map_err(|e| {
+        let again = have > 0 || !never_reached(&e);
+        let error = Error::download(format!("cannot download {url}: {e}")).caused_by(e);
+        if again { Failure::Again(error) } else { Failure::Final(error) }
     })?;
     let status = response.status().as_u16();
     let resumed = status == 206;
@@ -96,6 +103,37 @@ fn attempt(
     }
 }
 
+/// Whether there is nobody at the address: more attempts will not change that.
+fn never_reached(error: &ureq::Error) -> bool {
+    use ureq::Error as E;
+    match error {
+        E::HostNotFound | E::ConnectionFailed | E::BadUri(_) | E::Timeout(ureq::Timeout::Connect) => true,
+        // The standard library has no kind for names that nobody knows.
+        E::Io(e) => e.kind() == std::io::ErrorKind::ConnectionRefused || e.to_string().contains("failed to lookup"),
+        _ => false,
+    }
+}
+
+/// SHA-256 of a file of the model hub, which the hub tells before it redirects to where the bytes lie.
+///
+/// # Errors
+/// When the hub cannot be reached.
+pub(crate) fn hub_sha256(url: &str, token: Option<&str>) -> Result<Option<String>> {
+    let mut request = agent().head(url).config().max_redirects(0).max_redirects_will_error(false).build();
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    match request.call() {
+        Ok(response) => {
+            let etag = response.headers().get("x-linked-etag").and_then(|v| v.to_str().ok());
+            let is_hash = |e: &&str| e.len() == 64 && e.bytes().all(|b| b.is_ascii_hexdigit());
+            Ok(etag.map(|e| e.trim_matches('"')).filter(is_hash).map(str::to_lowercase))
+        }
+        Err(e) if never_reached(&e) => Err(Error::download(format!("cannot reach {url}: {e}")).caused_by(e)),
+        Err(_) => Ok(None),
+    }
+}
+
 fn refused(url: &str, status: u16) -> Error {
     let why = match status {
         401 | 403 => " (access refused; a token may be needed: HF_TOKEN)",
@@ -107,7 +145,7 @@ fn refused(url: &str, status: u16) -> Error {
 
 fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder()
-        .timeout_connect(Some(Duration::from_secs(5)))
+        .timeout_connect(Some(Duration::from_secs(3)))
         .timeout_recv_response(Some(Duration::from_secs(20)))
         .http_status_as_error(false)
         .build();
@@ -135,7 +173,7 @@ fn full(e: std::io::Error) -> Error {
 }
 
 /// A bar on standard error; invisible when that is no terminal.
-fn progress_bar(total: u64, path: &Path) -> ProgressBar {
+pub(crate) fn progress_bar(total: u64, path: &Path) -> ProgressBar {
     let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
     let style = ProgressStyle::with_template("{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}");
     let bar = ProgressBar::new(total).with_message(name);
@@ -208,7 +246,7 @@ impl Part {
         if let Some(bytes) = expected.bytes.filter(|&b| b != self.len()) {
             return Err(Error::download(format!("{} bytes were downloaded, not {bytes}", self.len())));
         }
-        let Some(sha256) = expected.sha256 else { return Ok(()) };
+        let Some(sha256) = expected.sha256 else { return self.check_magic() };
         let mut hash = Sha256::new();
         let mut file = File::open(&self.path).map_err(full)?;
         let mut buffer = vec![0; 1 << 20];
@@ -223,5 +261,14 @@ impl Part {
             return Err(Error::download(format!("the download is damaged: its SHA-256 is {found}, not {sha256}")));
         }
         Ok(())
+    }
+
+    /// An error page would otherwise stay in the cache as a model.
+    fn check_magic(&self) -> Result<()> {
+        let mut magic = [0; 4];
+        match File::open(&self.path).and_then(|mut f| f.read_exact(&mut magic)) {
+            Ok(()) if &magic == b"GGUF" => Ok(()),
+            _ => Err(Error::download("what the server sent is no GGUF file; check the address")),
+        }
     }
 }

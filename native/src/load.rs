@@ -26,7 +26,8 @@ pub(crate) fn sources(path: &Path) -> Result<Vec<Box<dyn Source>>> {
     pieces(path).iter().map(|p| Ok(Box::new(FileSource::open(p)?) as Box<dyn Source>)).collect()
 }
 
-fn pieces(path: &Path) -> Vec<PathBuf> {
+/// The names of all pieces.
+pub(crate) fn pieces(path: &Path) -> Vec<PathBuf> {
     let one = || vec![path.to_path_buf()];
     let Some(name) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".gguf")) else {
         return one();

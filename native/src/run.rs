@@ -50,8 +50,7 @@ pub(crate) fn read_stdin() -> Result<String> {
 }
 
 fn chat_prompt(engine: &Engine, system: &Option<String>, text: &str) -> Result<Vec<u32>> {
-    let template = ChatTemplate::from_gguf(&engine.gguf().metadata, engine.tokenizer())
-        .map_err(|e| Error::new(e.kind(), format!("{e}: --raw")))?;
+    let template = ChatTemplate::from_gguf(&engine.gguf().metadata, engine.tokenizer())?;
     let mut messages: Vec<Message> = system.iter().map(|s| Message::new("system", s)).collect();
     messages.push(Message::new("user", text));
     Ok(engine.prompt(&template.render(&messages, None, true)?, true))

@@ -1,9 +1,11 @@
 //! Where models come from and where they are kept.
 
 use crate::args::PullArgs;
-use crate::{download, package, term};
+use crate::{download, load, package, term};
 use foreword::{Error, Result};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 /// A model of the built-in registry; the browser package has the same list.
@@ -68,8 +70,7 @@ pub(crate) fn find(model: &str) -> Result<PathBuf> {
         return find_on_hub(spec);
     }
     if model.starts_with("http://") || model.starts_with("https://") {
-        let name = model.split(['?', '#']).next().and_then(|m| m.rsplit('/').next()).filter(|n| !n.is_empty());
-        let path = folder()?.join(name.unwrap_or("model.gguf"));
+        let path = web_path(model)?;
         return cached(&path, || download::fetch(model, None, &path, Expected::default()));
     }
     let registry = registry()?;
@@ -88,11 +89,37 @@ pub(crate) fn find(model: &str) -> Result<PathBuf> {
     )))
 }
 
+/// Where the file of an address is kept: files of the same name from elsewhere are others.
+fn web_path(url: &str) -> Result<PathBuf> {
+    let plain = url.split(['?', '#']).next().unwrap_or(url);
+    let name = plain.rsplit('/').next().filter(|n| n.ends_with(".gguf") && !n.contains('\\'));
+    let key: String = Sha256::digest(url).iter().take(8).map(|b| format!("{b:02x}")).collect();
+    Ok(folder()?.join("web").join(key).join(name.unwrap_or("model.gguf")))
+}
+
 fn cached(path: &Path, fetch: impl FnOnce() -> Result<()>) -> Result<PathBuf> {
+    if path.exists() {
+        return Ok(path.to_path_buf());
+    }
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)
+            .map_err(|e| Error::storage(format!("cannot make the folder {}: {e}", parent.display())).caused_by(e))?;
+    }
+    let _lock = lock()?;
     if !path.exists() {
         fetch()?;
     }
     Ok(path.to_path_buf())
+}
+
+/// Keeps other processes from fetching the same file; file systems without locks do without.
+fn lock() -> Result<Option<File>> {
+    let Ok(file) = File::create(folder()?.join(".lock")) else { return Ok(None) };
+    if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        term::note("another process is fetching a model; waiting for it");
+        let _ = file.lock();
+    }
+    Ok(Some(file))
 }
 
 /// Tries the sources of a registry entry one after the other.
@@ -119,20 +146,26 @@ fn fetch_entry(entry: &Entry, path: &Path) -> Result<()> {
     Err(failed.unwrap_or_else(|| Error::download(format!("{} has no source", entry.name))))
 }
 
+/// All pieces of a split file are fetched.
 fn find_on_hub(spec: &str) -> Result<PathBuf> {
-    let (url, token) = hub_address(spec)?;
-    let path = folder()?.join("hf").join(spec);
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)
-            .map_err(|e| Error::storage(format!("cannot make the folder {}: {e}", parent.display())).caused_by(e))?;
+    let folder = folder()?.join("hf");
+    hub_address(spec)?;
+    for piece in load::pieces(Path::new(spec)) {
+        let path = folder.join(&piece);
+        cached(&path, || {
+            let (url, token) = hub_address(&piece.to_string_lossy())?;
+            let sha256 = download::hub_sha256(&url, token.as_deref())?;
+            let expected = Expected { bytes: None, sha256: sha256.as_deref() };
+            download::fetch(&url, token.as_deref(), &path, expected)
+        })?;
     }
-    cached(&path, || download::fetch(&url, token.as_deref(), &path, Expected::default()))
+    Ok(folder.join(spec))
 }
 
 /// The address of `owner/repo/file` on the hub (`HF_ENDPOINT`), and the user's token (`HF_TOKEN` or the hub's own file).
 fn hub_address(spec: &str) -> Result<(String, Option<String>)> {
     let parts: Vec<&str> = spec.splitn(3, '/').collect();
-    let plain = |part: &&str| !part.is_empty() && !part.split('/').any(|p| p == ".." || p == ".");
+    let plain = |part: &&str| !part.is_empty() && !part.split(['/', '\\']).any(|p| p == ".." || p == ".");
     let [owner, repo, file] = parts[..] else { return Err(bad_spec(spec)) };
     if ![owner, repo, file].iter().all(plain) {
         return Err(bad_spec(spec));
