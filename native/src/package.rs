@@ -83,7 +83,9 @@ fn download(package: &str, folder: &Path, bar: &ProgressBar) -> Result<()> {
             Err(e) => return Err(Error::download(format!("cannot run {python}: {e}")).caused_by(e)),
         }
     }
-    Err(Error::download(format!("Python with pip is needed to download {package}, but there is no python3; install it")))
+    Err(Error::download(format!(
+        "Python with pip is needed to download {package}, but there is no python3; install it"
+    )))
 }
 
 /// Shows how the folder grows until pip is done.

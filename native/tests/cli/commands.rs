@@ -69,7 +69,8 @@ fn mistakes_in_arguments() {
 #[test]
 fn a_closed_pipe_is_success() {
     let cache = tempfile::tempdir().expect("a folder");
-    for args in [&["inspect", TINY, "--tensors"][..], &["run", TINY, "Hi", "--raw", "--max-tokens", "20"], &["--help"]] {
+    for args in [&["inspect", TINY, "--tensors"][..], &["run", TINY, "Hi", "--raw", "--max-tokens", "20"], &["--help"]]
+    {
         let mut child = foreword(cache.path(), args)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

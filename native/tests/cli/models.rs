@@ -13,12 +13,27 @@ fn bench_has_the_fields_that_were_promised() {
     let args = ["bench", TINY, "--threads", "2", "--prompt-tokens", "40", "--gen-tokens", "8", "--reps", "3", "--json"];
     let report = run(&args).json();
     for key in [
-        "model", "backend", "threads", "prompt_tokens", "gen_tokens", "prefill_tok_s", "decode_tok_s", "ttft_ms",
-        "load_ms", "peak_rss_bytes", "kv_bytes_per_token",
+        "model",
+        "backend",
+        "threads",
+        "prompt_tokens",
+        "gen_tokens",
+        "prefill_tok_s",
+        "decode_tok_s",
+        "ttft_ms",
+        "load_ms",
+        "peak_rss_bytes",
+        "kv_bytes_per_token",
     ] {
-        assert!(report.get(key).is_some_and(|v| v.is_string() || v.as_f64().is_some_and(|n| n > 0.0)), "{key}: {report}");
+        assert!(
+            report.get(key).is_some_and(|v| v.is_string() || v.as_f64().is_some_and(|n| n > 0.0)),
+            "{key}: {report}"
+        );
     }
-    assert_eq!((&report["threads"], &report["prompt_tokens"], &report["gen_tokens"]), (&2.into(), &40.into(), &8.into()));
+    assert_eq!(
+        (&report["threads"], &report["prompt_tokens"], &report["gen_tokens"]),
+        (&2.into(), &40.into(), &8.into())
+    );
 }
 
 #[test]
@@ -43,7 +58,8 @@ fn run_reports_tokens_with_their_probabilities() {
 #[test]
 fn a_seed_makes_answers_repeatable() {
     let answer = |seed: &str| {
-        let args = ["run", TINY, "Hi", "--raw", "--temperature", "1", "--top-k", "0", "--seed", seed, "--max-tokens", "20"];
+        let args =
+            ["run", TINY, "Hi", "--raw", "--temperature", "1", "--top-k", "0", "--seed", seed, "--max-tokens", "20"];
         run(&args).out
     };
     assert_eq!(answer("1"), answer("1"));

@@ -44,7 +44,6 @@ impl Server {
     }
 }
 
-
 fn read_request(stream: &TcpStream) -> std::io::Result<Seen> {
     let mut lines = BufReader::new(stream).lines();
     let first = lines.next().transpose()?.unwrap_or_default();
@@ -89,7 +88,8 @@ fn answer(mut stream: TcpStream, file: &[u8], log: &Mutex<Vec<Seen>>) -> std::io
         // As the hub does: what the file is, and where its bytes lie.
         "owner" | "liar" => {
             let sha256 = if how == "owner" { sha256(file) } else { "0".repeat(64) };
-            let headers = format!("content-length: 0\r\nx-linked-etag: \"{sha256}\"\r\nlocation: /whole/model.gguf\r\n");
+            let headers =
+                format!("content-length: 0\r\nx-linked-etag: \"{sha256}\"\r\nlocation: /whole/model.gguf\r\n");
             (plain("302 Found", &headers), &[])
         }
         _ => {
