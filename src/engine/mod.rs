@@ -7,6 +7,7 @@
 //! Sequences of finished answers stay in the cache until their memory is needed. A new request forks the one with which
 //! it shares the longest beginning: the second turn of a chat reads only what is new.
 
+pub mod openai;
 mod request;
 mod running;
 mod stream;

@@ -1,0 +1,238 @@
+/**
+ * A URL to a complete, checked file. Bytes go straight to the store; a dropped connection, a reload or a closed tab only
+ * costs what was not written yet.
+ */
+import { createSHA256, createXXHash64, type IHasher } from 'hash-wasm';
+import { ForewordError, throwIfAborted } from './error.js';
+import type { Input } from './rpc.js';
+import { type Entry, MemoryFile, type Reader, type Store, type Writer } from './store.js';
+import type { LoadProgress } from './types.js';
+
+/** Connections that may fail in a row without a single new byte. */
+const TRIES = 5;
+/** Beside the model, the browser needs room for itself. */
+const SPARE = 16 << 20;
+const CHUNK = 4 << 20;
+
+type Remote = Extract<Input, { url: string }>;
+type Report = (progress: LoadProgress) => void;
+
+/** Opens a remote file, from the store if it is there whole. `memory` keeps nothing. */
+export async function obtain(input: Remote, store: Store | undefined, report: Report, signal: AbortSignal): Promise<Reader & { cached: boolean }> {
+  if (!store) return fetchToMemory(input, report, signal);
+  const key = keyOf(input.url);
+  return locked(key, signal, async () => {
+    const entry = await store.stat(key);
+    if (entry?.complete) {
+      const reader = await openChecked(store, entry, report, signal);
+      if (reader) return Object.assign(reader, { cached: true });
+      await store.remove(key);
+    }
+    await fetchToStore(input, key, store, report, signal);
+    return Object.assign(await store.read(key), { cached: false });
+  });
+}
+
+/** Name of a file in the store: its own, and a hash of where it came from. */
+export function keyOf(url: string): string {
+  let [a, b] = [0x811c9dc5, 0x1b873593];
+  for (const char of url) {
+    a = Math.imul(a ^ char.codePointAt(0)!, 0x01000193);
+    b = Math.imul(b ^ char.codePointAt(0)!, 0x85ebca6b) ^ (a >>> 13);
+  }
+  const name = decodeURIComponent(new URL(url).pathname.split('/').pop() ?? '').replace(/\.gguf$/, '');
+  const hash = [a, b].map((n) => (n >>> 0).toString(16).padStart(8, '0')).join('');
+  return `${name.replace(/[^\w.-]+/g, '_').slice(0, 80)}-${hash}.gguf`;
+}
+
+/** One download of a file at a time, over all tabs. */
+function locked<T>(key: string, signal: AbortSignal, job: () => Promise<T>): Promise<T> {
+  const locks = (globalThis.navigator as Navigator | undefined)?.locks;
+  return locks ? (locks.request(`foreword ${key}`, { signal }, job) as Promise<T>) : job();
+}
+
+/** A cached file whose bytes are what was downloaded, or nothing. */
+async function openChecked(store: Store, entry: Entry, report: Report, signal: AbortSignal): Promise<Reader | undefined> {
+  const reader = await store.read(entry.key);
+  const total = entry.totalBytes;
+  if (reader.size === total) {
+    const hasher = await createXXHash64();
+    const progress = (loadedBytes: number) => report({ phase: 'verify', loadedBytes, totalBytes: total, cached: true });
+    await feed(reader, total, [hasher], signal, progress);
+    if (hasher.digest() === entry.checksum) return reader;
+  }
+  reader.close();
+  return undefined;
+}
+
+async function feed(from: Pick<Reader, 'read'>, size: number, hashers: IHasher[], signal: AbortSignal, report?: (done: number) => void): Promise<void> {
+  for (let at = 0; at < size; at += CHUNK) {
+    throwIfAborted(signal);
+    const bytes = await from.read(at, Math.min(CHUNK, size - at));
+    hashers.forEach((hasher) => hasher.update(bytes));
+    report?.(at + bytes.length);
+  }
+}
+
+async function fetchToMemory(input: Remote, report: Report, signal: AbortSignal): Promise<Reader & { cached: boolean }> {
+  const file = new MemoryFile();
+  const hashers = input.sha256 ? [await createSHA256()] : [];
+  await transfer({ input, file, hashers, entry: { key: '', url: input.url, totalBytes: 0, complete: false }, report, signal });
+  checkHash(input, hashers[0]);
+  return Object.assign(file, { cached: false });
+}
+
+async function fetchToStore(input: Remote, key: string, store: Store, report: Report, signal: AbortSignal): Promise<void> {
+  const file = await store.write(key).catch((error) => {
+    throw new ForewordError('storage_failed', `The model cannot be stored: ${error.message}`, { cause: error });
+  });
+  const known = await store.stat(key);
+  const entry: Entry = known ?? { key, url: input.url, totalBytes: 0, complete: false };
+  const checksum = await createXXHash64();
+  const hashers = input.sha256 ? [checksum, await createSHA256()] : [checksum];
+  try {
+    if (!known) await file.clear();
+    await feed(file, file.size, hashers, signal);
+    await transfer({ input, file, hashers, entry, report, signal });
+    checkHash(input, hashers[1]);
+    await file.save({ ...entry, totalBytes: file.size, complete: true, checksum: checksum.digest() });
+    await file.close();
+  } catch (error) {
+    const { code } = ForewordError.from(error);
+    await file.close();
+    if (code === 'bad_file' || code === 'checksum_mismatch') await store.remove(key);
+    throw error;
+  }
+}
+
+function checkHash(input: Remote, hasher: IHasher | undefined): void {
+  if (!hasher || hasher.digest() === input.sha256!.toLowerCase()) return;
+  throw new ForewordError('checksum_mismatch', `The download of ${input.url} is damaged: its SHA-256 is not the expected one. Load it again.`);
+}
+
+interface Transfer {
+  input: Remote;
+  file: Writer;
+  hashers: IHasher[];
+  entry: Entry;
+  report: Report;
+  signal: AbortSignal;
+}
+
+/** Appends what is missing, over as many connections as it takes. */
+async function transfer(job: Transfer): Promise<void> {
+  let failures = 0;
+  let urls = [job.input.url, ...job.input.fallbacks];
+  for (;;) {
+    const before = job.file.size;
+    try {
+      await connection(job, urls[0]!);
+      return;
+    } catch (error) {
+      throwIfAborted(job.signal);
+      if (error instanceof ForewordError && error.code === 'not_found' && urls.length > 1) {
+        urls = urls.slice(1);
+        continue;
+      }
+      if (error instanceof ForewordError || (error as Error).name === 'QuotaExceededError') throw error;
+      failures = job.file.size > before ? 1 : failures + 1;
+      if (failures === TRIES || (failures > 1 && !job.file.size)) throw unreachable(urls[0]!, error as Error);
+      await pause(250 * 2 ** failures, job.signal);
+    }
+  }
+}
+
+/** One connection, from where the file ends now. */
+async function connection(job: Transfer, url: string): Promise<void> {
+  const { file, entry, signal } = job;
+  if (entry.totalBytes && file.size === entry.totalBytes) return;
+  const headers: Record<string, string> = file.size ? { Range: `bytes=${file.size}-` } : {};
+  const response = await fetch(url, { headers, signal, credentials: 'omit' });
+  const etag = response.headers.get('etag') ?? response.headers.get('last-modified') ?? undefined;
+  const total = totalOf(response);
+  const same = response.status === 206 && etag === entry.etag && total === entry.totalBytes;
+  if (file.size && !same && (response.ok || response.status === 416)) {
+    // The file changed, or the server knows no ranges: from the beginning.
+    await file.clear();
+    job.hashers.forEach((hasher) => hasher.init());
+    if (response.status !== 200) {
+      await response.body?.cancel();
+      return connection(job, url);
+    }
+  }
+  if (!response.ok) throw refused(url, response);
+  await begin(job, total, etag);
+  const reader = response.body!.getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    if (file.size < 4) checkMagic(url, file.size, value);
+    await file.append(value);
+    job.hashers.forEach((hasher) => hasher.update(value));
+    job.report({ phase: 'download', loadedBytes: file.size, totalBytes: total, cached: false });
+  }
+  if (total && file.size < total) throw new Error('the connection ended early');
+}
+
+/** Before the first byte: is there room? */
+async function begin(job: Transfer, total: number, etag: string | undefined): Promise<void> {
+  const { file, entry } = job;
+  Object.assign(entry, { totalBytes: total, etag });
+  if (file instanceof MemoryFile) return file.reserve(total);
+  const storage = (globalThis.navigator as Navigator | undefined)?.storage;
+  const { quota, usage } = (await storage?.estimate?.()) ?? {};
+  const missing = total - file.size;
+  if (quota !== undefined && usage !== undefined && quota - usage < missing + SPARE) {
+    throw new ForewordError(
+      'quota_exceeded',
+      `The model needs ${mib(missing)} of storage, but the browser gives this site only ${mib(Math.max(quota - usage, 0))} more. Delete cached models, free disk space, or take a smaller model.`,
+    );
+  }
+  // Asked for at the first download, when it is clear what for; a refusal only means that the browser may tidy up.
+  await storage?.persist?.().catch(() => false);
+  await file.save(entry);
+}
+
+function totalOf(response: Response): number {
+  const range = /\/(\d+)$/.exec(response.headers.get('content-range') ?? '');
+  if (range) return Number(range[1]);
+  // The length of a compressed transfer is not that of the file.
+  return response.headers.get('content-encoding') ? 0 : Number(response.headers.get('content-length') ?? 0);
+}
+
+function checkMagic(url: string, at: number, bytes: Uint8Array): void {
+  const magic = [0x47, 0x47, 0x55, 0x46].slice(at);
+  if (magic.slice(0, bytes.length).some((byte, i) => bytes[i] !== byte)) {
+    throw new ForewordError('bad_file', `${url} is not a GGUF file. Check the address: it may lead to a web page instead of the file itself.`);
+  }
+}
+
+function refused(url: string, response: Response): Error {
+  const { status } = response;
+  if (status === 404 || status === 410) return new ForewordError('not_found', `There is no file at ${url} (HTTP ${status}).`);
+  if (status === 401 || status === 403) return new ForewordError('download_failed', `${new URL(url).host} does not allow the download of ${url} (HTTP ${status}).`);
+  if (status < 500 && status !== 408 && status !== 429) return new ForewordError('download_failed', `The download of ${url} failed: HTTP ${status}.`);
+  return new Error(`HTTP ${status}`);
+}
+
+function unreachable(url: string, cause: Error): ForewordError {
+  const { onLine } = (globalThis.navigator as Navigator | undefined) ?? { onLine: true };
+  if (onLine === false) return new ForewordError('offline', 'There is no network, and the model is not in the cache. Connect, and load it again.', { cause });
+  const { host, origin } = new URL(url);
+  const cors = globalThis.location && origin !== globalThis.location.origin ? ', or it does not allow downloads by other sites (CORS)' : '';
+  return new ForewordError('download_failed', `The download from ${host} failed: the server cannot be reached${cors}. (${cause.message})`, { cause });
+}
+
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener('abort', () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    });
+  });
+}
+
+function mib(bytes: number): string {
+  return `${Math.ceil(bytes / 1048576)} MiB`;
+}

@@ -1,0 +1,225 @@
+/**
+ * Where downloads are kept: the origin-private file system, else the Cache API, else (in Node) a folder. Five verbs:
+ * list, stat, read, write, remove. An entry is a file and what is known of it; a file that is not complete is kept, so
+ * that its download can go on.
+ */
+import { ForewordError } from './error.js';
+import { nodeModule } from './platform.js';
+import { CacheStore } from './store-cache.js';
+import { FolderStore } from './store-folder.js';
+
+/** What is known of a file. */
+export interface Entry {
+  key: string;
+  url: string;
+  /** Bytes in all; 0 when unknown. */
+  totalBytes: number;
+  complete: boolean;
+  /** The server's mark of this version of the file. */
+  etag?: string;
+  /** XXH64 of the whole file: finds damage in the cache. */
+  checksum?: string;
+}
+
+/** Bytes of a complete file. */
+export interface Reader {
+  size: number;
+  read(offset: number, length: number): Uint8Array | Promise<Uint8Array>;
+  close(): void;
+}
+
+/** A file that is being downloaded. */
+export interface Writer {
+  /** Bytes here. */
+  readonly size: number;
+  append(bytes: Uint8Array): void | Promise<void>;
+  /** Reads back what was appended. */
+  read(offset: number, length: number): Uint8Array | Promise<Uint8Array>;
+  /** Throws away all bytes. */
+  clear(): void | Promise<void>;
+  /** Keeps what is known of the file. */
+  save(entry: Entry): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface Store {
+  list(): Promise<(Entry & { bytes: number })[]>;
+  stat(key: string): Promise<Entry | undefined>;
+  read(key: string): Promise<Reader>;
+  write(key: string): Promise<Writer>;
+  remove(key: string): Promise<boolean>;
+}
+
+/** The best store that this platform has. */
+export async function openStore(): Promise<Store | undefined> {
+  if (nodeModule('fs')) return new FolderStore();
+  const storage = (globalThis.navigator as Navigator | undefined)?.storage;
+  if (storage?.getDirectory && 'createSyncAccessHandle' in (globalThis.FileSystemFileHandle?.prototype ?? {})) {
+    try {
+      const root = await storage.getDirectory();
+      return new OpfsStore(await root.getDirectoryHandle('foreword', { create: true }));
+    } catch {
+      // Private windows of some browsers have the interface but refuse to open it.
+    }
+  }
+  return globalThis.caches ? new CacheStore(await caches.open('foreword-models')) : undefined;
+}
+
+/** A blob, which may be a file of the user's. */
+export function blobReader(blob: Blob): Reader {
+  const sync = typeof FileReaderSync === 'undefined' ? undefined : new FileReaderSync();
+  return {
+    size: blob.size,
+    read: (offset, length) => {
+      const part = blob.slice(offset, offset + length);
+      return sync ? new Uint8Array(sync.readAsArrayBuffer(part)) : part.arrayBuffer().then((buffer) => new Uint8Array(buffer));
+    },
+    close() {},
+  };
+}
+
+/** A download that is not kept. */
+export class MemoryFile implements Reader, Writer {
+  size = 0;
+  #bytes = new Uint8Array(0);
+
+  /** Makes room for a file of known size at once. */
+  reserve(bytes: number): void {
+    if (bytes > this.#bytes.length) this.#grow(bytes);
+  }
+
+  append(bytes: Uint8Array): void {
+    const end = this.size + bytes.length;
+    if (end > this.#bytes.length) this.#grow(Math.max(end, this.#bytes.length * 2));
+    this.#bytes.set(bytes, this.size);
+    this.size = end;
+  }
+
+  read(offset: number, length: number): Uint8Array {
+    return this.#bytes.subarray(offset, Math.min(offset + length, this.size));
+  }
+
+  clear(): void {
+    this.size = 0;
+  }
+
+  async save(): Promise<void> {}
+
+  async close(): Promise<void> {
+    this.#bytes = new Uint8Array(0);
+  }
+
+  #grow(bytes: number): void {
+    const grown = new Uint8Array(bytes);
+    grown.set(this.#bytes.subarray(0, this.size));
+    this.#bytes = grown;
+  }
+}
+
+type SyncHandle = {
+  read(buffer: Uint8Array, options?: { at: number }): number;
+  write(buffer: Uint8Array, options?: { at: number }): number;
+  getSize(): number;
+  truncate(size: number): void;
+  flush(): void;
+  close(): void;
+};
+
+class OpfsStore implements Store {
+  readonly #folder: FileSystemDirectoryHandle;
+
+  constructor(folder: FileSystemDirectoryHandle) {
+    this.#folder = folder;
+  }
+
+  async list(): Promise<(Entry & { bytes: number })[]> {
+    const entries = [];
+    for await (const name of (this.#folder as unknown as { keys(): AsyncIterable<string> }).keys()) {
+      if (!name.endsWith('.json')) continue;
+      const entry = await this.stat(name.slice(0, -5));
+      const data = entry && (await this.#file(entry.key));
+      if (data) entries.push({ ...entry, bytes: (await data.getFile()).size });
+    }
+    return entries;
+  }
+
+  async stat(key: string): Promise<Entry | undefined> {
+    const file = await this.#file(`${key}.json`);
+    if (!file) return undefined;
+    try {
+      return JSON.parse(await (await file.getFile()).text());
+    } catch {
+      return undefined;
+    }
+  }
+
+  async read(key: string): Promise<Reader> {
+    const file = await this.#file(key);
+    if (!file) throw new ForewordError('storage_failed', 'The cached model went away.');
+    const handle = await this.#open(file, 'read-only').catch(() => undefined);
+    // Browsers without shared handles let one reader in at a time; the blob lets in all.
+    if (!handle) return blobReader(await file.getFile());
+    return {
+      size: handle.getSize(),
+      read: (offset, length) => {
+        const bytes = new Uint8Array(length);
+        return bytes.subarray(0, handle.read(bytes, { at: offset }));
+      },
+      close: () => handle.close(),
+    };
+  }
+
+  async write(key: string): Promise<Writer> {
+    const handle = await this.#open(await this.#folder.getFileHandle(key, { create: true }));
+    let size = handle.getSize();
+    return {
+      get size() {
+        return size;
+      },
+      append: (bytes) => {
+        const written = handle.write(bytes, { at: size });
+        size += written;
+        if (written < bytes.length) throw new DOMException('the disk is full', 'QuotaExceededError');
+      },
+      read: (offset, length) => {
+        const bytes = new Uint8Array(length);
+        return bytes.subarray(0, handle.read(bytes, { at: offset }));
+      },
+      clear: () => {
+        handle.truncate(0);
+        size = 0;
+      },
+      save: (entry) => {
+        handle.flush();
+        return this.#save(entry);
+      },
+      close: async () => handle.close(),
+    };
+  }
+
+  async remove(key: string): Promise<boolean> {
+    const found = (await this.stat(key)) !== undefined;
+    for (const name of [`${key}.json`, key]) await this.#folder.removeEntry(name).catch(() => {});
+    return found;
+  }
+
+  async #save(entry: Entry): Promise<void> {
+    const meta = await this.#open(await this.#folder.getFileHandle(`${entry.key}.json`, { create: true }));
+    try {
+      meta.truncate(0);
+      meta.write(new TextEncoder().encode(JSON.stringify(entry)), { at: 0 });
+      meta.flush();
+    } finally {
+      meta.close();
+    }
+  }
+
+  async #file(name: string): Promise<FileSystemFileHandle | undefined> {
+    return this.#folder.getFileHandle(name).catch(() => undefined);
+  }
+
+  #open(file: FileSystemFileHandle, mode = 'readwrite'): Promise<SyncHandle> {
+    const open = (file as unknown as { createSyncAccessHandle(options?: { mode: string }): Promise<SyncHandle> });
+    return open.createSyncAccessHandle({ mode });
+  }
+}

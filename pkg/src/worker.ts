@@ -1,0 +1,229 @@
+/** The worker: one model, its downloads and its loop of steps. */
+import { obtain } from './download.js';
+import { ForewordError, throwIfAborted } from './error.js';
+import { type Kernel, type Session, startKernel } from './kernel.js';
+import { breathe, ownPort } from './platform.js';
+import { type CallContext, type Input, type LoadArgs, serve } from './rpc.js';
+import { blobReader, openStore, type Reader } from './store.js';
+import { fileReader } from './store-folder.js';
+import type { BenchmarkOptions, BenchmarkResult, LoadProgress, ModelInfo, Stats, Usage } from './types.js';
+
+/** WASM has 32-bit addresses. */
+const MOST_BYTES = 4 * 2 ** 30;
+
+/** A request in the engine. */
+interface Open {
+  part(chunk: unknown): void;
+  resolve(value: unknown): void;
+  reject(error: ForewordError): void;
+}
+
+interface StepEvent {
+  id: number;
+  value?: { usage?: Usage };
+  done?: boolean;
+  error?: { code: ForewordError['code']; message: string };
+}
+
+let kernel: Kernel | undefined;
+let session: Session | undefined;
+let loaded: ModelInfo | undefined;
+let last: Usage | undefined;
+let pumping = false;
+const open = new Map<number, Open>();
+/** What has to wait for the end of a step: the engine cannot be entered twice. */
+const waiting: (() => void)[] = [];
+
+serve(ownPort(), {
+  load,
+  complete: (body, context) => run(context, (s) => s.submit(JSON.stringify(body), crypto.randomUUID(), Math.floor(Date.now() / 1000), randomSeed())),
+  tokenize: ({ text, special }) => enter((s) => Array.from(s.tokenize(text, special))),
+  detokenize: ({ tokens }) => enter((s) => s.detokenize(Uint32Array.from(tokens))),
+  stats: () => enter(stats),
+  benchmark,
+  list: async () => {
+    const entries = (await (await openStore())?.list()) ?? [];
+    return entries.map(({ key, url, bytes, totalBytes, complete }) => ({ key, url, bytes, totalBytes, complete }));
+  },
+  remove: async ({ key }) => (await (await openStore())?.remove(key)) ?? false,
+});
+
+async function load(args: LoadArgs, context: CallContext<'load'>): Promise<ModelInfo> {
+  const begun = performance.now();
+  const starting = startKernel(args.threads);
+  // Its failure is reported below, when the files are there.
+  starting.catch(() => {});
+  const { readers, cached } = await openAll(args, context);
+  try {
+    kernel = await starting;
+    throwIfAborted(context.signal);
+    const fileBytes = readers.reduce((sum, reader) => sum + reader.size, 0);
+    if (fileBytes > MOST_BYTES) {
+      throw new ForewordError('out_of_memory', `The model has ${(fileBytes / 2 ** 30).toFixed(1)} GiB; a page can hold 4 GiB at most. Take a smaller or more strongly quantized one.`);
+    }
+    session = await build(kernel, readers, args, cached, context);
+    const limit = kernel.limitedBy;
+    loaded = { ...JSON.parse(session.info()), ...(limit && { threadsLimitedBy: limit }), fileBytes, cached, loadMs: performance.now() - begun };
+    return loaded!;
+  } finally {
+    readers.forEach((reader) => reader.close());
+  }
+}
+
+async function build({ Session, threads, start }: Kernel, readers: Reader[], args: LoadArgs, cached: boolean, context: CallContext<'load'>): Promise<Session> {
+  const options = JSON.stringify({ threads, contextLength: args.contextLength, kvCache: args.kvCache, name: args.name });
+  let shown = -Infinity;
+  const progress = (loadedBytes: number, totalBytes: number) => {
+    throwIfAborted(context.signal);
+    const now = performance.now();
+    if (now - shown < 30 && loadedBytes < totalBytes) return;
+    shown = now;
+    context.part({ phase: 'load', loadedBytes, totalBytes, cached });
+  };
+  try {
+    return await Session.load(readers, options, start, progress);
+  } catch (error) {
+    throw fatal(error, 'There is not enough memory for this model. Close other tabs, ask for a shorter context, or take a smaller model.');
+  }
+}
+
+async function openAll(args: LoadArgs, context: CallContext<'load'>): Promise<{ readers: Reader[]; cached: boolean }> {
+  const store = args.cache ? await openStore() : undefined;
+  const readers: Reader[] = [];
+  const progress: LoadProgress[] = [];
+  let cached = true;
+  try {
+    for (const [i, input] of args.inputs.entries()) {
+      const report = (p: LoadProgress) => {
+        progress[i] = p;
+        const sum = (key: 'loadedBytes' | 'totalBytes') => progress.reduce((n, part) => n + part[key], 0);
+        context.part({ ...p, loadedBytes: sum('loadedBytes'), totalBytes: sum('totalBytes') });
+      };
+      const reader = await openOne(input, throttled(report), context.signal, store);
+      cached &&= reader.cached;
+      readers.push(reader);
+    }
+  } catch (error) {
+    readers.forEach((reader) => reader.close());
+    throw error;
+  }
+  return { readers, cached };
+}
+
+async function openOne(input: Input, report: (p: LoadProgress) => void, signal: AbortSignal, store: Awaited<ReturnType<typeof openStore>>) {
+  if ('blob' in input) return Object.assign(blobReader(input.blob), { cached: false });
+  if (input.url.startsWith('file:')) return Object.assign(fileReader(new URL(input.url)), { cached: false });
+  return obtain(input, store, report, signal);
+}
+
+function throttled(report: (p: LoadProgress) => void): (p: LoadProgress) => void {
+  let shown = -Infinity;
+  return (p) => {
+    const now = performance.now();
+    if (now - shown < 50 && p.loadedBytes !== p.totalBytes) return;
+    shown = now;
+    report(p);
+  };
+}
+
+/** Runs `job` on the engine, between steps. */
+function enter<T>(job: (session: Session) => T): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const go = () => {
+      try {
+        if (!session) throw new ForewordError('invalid_request', 'No model is loaded.');
+        resolve(job(session));
+      } catch (error) {
+        reject(error);
+      }
+    };
+    if (pumping) waiting.push(go);
+    else go();
+  });
+}
+
+/** Submits a request, and follows it to its end. */
+async function run<T>({ part, signal }: { part(chunk: unknown): void; signal: AbortSignal }, submit: (session: Session) => number): Promise<T> {
+  throwIfAborted(signal);
+  const id = await enter(submit);
+  const answer = new Promise<T>((resolve, reject) => open.set(id, { part, resolve: resolve as (value: unknown) => void, reject }));
+  const cancel = () => {
+    open.get(id)?.reject(new ForewordError('cancelled', 'The answer was cancelled.'));
+    open.delete(id);
+    void enter((s) => s.cancel(id)).catch(() => {});
+  };
+  signal.addEventListener('abort', cancel, { once: true });
+  void pump();
+  return answer.finally(() => signal.removeEventListener('abort', cancel));
+}
+
+/** Steps while there is something to do. */
+async function pump(): Promise<void> {
+  if (pumping) return;
+  pumping = true;
+  try {
+    while (session && !session.is_idle()) {
+      (JSON.parse(await session.step()) as StepEvent[]).forEach(deliver);
+      await breathe();
+      waiting.splice(0).forEach((job) => job());
+    }
+  } catch (error) {
+    const failure = fatal(error, 'There was not enough memory to go on. Load the model again, with a shorter context.');
+    open.forEach((request) => request.reject(failure));
+    open.clear();
+  } finally {
+    pumping = false;
+    waiting.splice(0).forEach((job) => job());
+  }
+}
+
+function deliver({ id, value, done, error }: StepEvent): void {
+  const request = open.get(id);
+  if (!request) return;
+  if (error) request.reject(new ForewordError(error.code, error.message));
+  else if (value?.usage) last = value.usage;
+  if (done) request.resolve(value);
+  else if (!error) request.part(value);
+  if (done || error) open.delete(id);
+}
+
+/** A trap leaves the engine in an unknown state: it is not used again. */
+function fatal(error: unknown, outOfMemory: string): ForewordError {
+  if (!(error instanceof WebAssembly.RuntimeError)) return ForewordError.from(error);
+  session = undefined;
+  // Rust aborts when memory cannot be had; the trap itself does not say so, the size of the memory does.
+  const full = (kernel?.memory.buffer.byteLength ?? 0) > 0.75 * MOST_BYTES || /memory/.test(error.message);
+  return full ? new ForewordError('out_of_memory', outOfMemory) : new ForewordError('internal', `Foreword's core failed: ${error.message}. Load the model again.`);
+}
+
+function stats(s: Session): Stats {
+  const memory = { ...JSON.parse(s.memory()), wasm: kernel!.memory.buffer.byteLength };
+  return { memory, running: open.size, ...(last && { last }) };
+}
+
+async function benchmark(args: Omit<BenchmarkOptions, 'signal'>, { signal }: CallContext<'benchmark'>): Promise<BenchmarkResult> {
+  const { promptTokens = 512, genTokens = 64, reps = 3 } = args;
+  const context = { part() {}, signal };
+  const once = async (gen: number) => (await run<{ usage: Usage }>(context, (s) => s.submit_benchmark(promptTokens, gen))).usage;
+  // The first run warms up: the browser compiles hot code a second time.
+  await once(Math.min(genTokens, 8));
+  const runs: Usage[] = [];
+  for (let i = 0; i < reps; i++) runs.push(await once(genTokens));
+  const median = (key: keyof Usage['timings']) => runs.map((u) => u.timings[key]).sort((a, b) => a - b)[runs.length >> 1]!;
+  const { backend, device, threads, loadMs } = loaded!;
+  return {
+    backend,
+    device,
+    threads,
+    load_ms: loadMs,
+    prompt_tokens: promptTokens,
+    gen_tokens: genTokens,
+    prefill_tok_s: median('prefill_tok_s'),
+    decode_tok_s: median('decode_tok_s'),
+    ttft_ms: median('ttft_ms'),
+  };
+}
+
+function randomSeed(): number {
+  return crypto.getRandomValues(new Uint32Array(1))[0]!;
+}

@@ -1,0 +1,234 @@
+//! The core for JavaScript: one class over the engine. Runs inside a worker; everything that crosses is JSON, numbers or
+//! bytes, and errors are `{code, message}`.
+
+mod source;
+
+use foreword::backend::cpu::Cpu;
+use foreword::backend::{Backend, CacheType};
+use foreword::chat::ChatTemplate;
+use foreword::engine::openai::{Answer, Body};
+use foreword::engine::{Engine, Event, Request, RequestId};
+use foreword::model::{ModelOptions, Progress};
+use foreword::{Error, Result};
+use js_sys::{Function, Object, Reflect};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use wasm_bindgen::prelude::*;
+
+/// What the loader is told.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LoadOptions {
+    threads: usize,
+    context_length: Option<usize>,
+    kv_cache: Option<String>,
+    name: String,
+}
+
+/// A loaded model.
+#[wasm_bindgen]
+pub struct Session {
+    engine: Engine,
+    template: Result<ChatTemplate>,
+    name: String,
+    open: HashMap<RequestId, Open>,
+    events: Vec<Event>,
+}
+
+/// A request under way.
+struct Open {
+    answer: Answer,
+    stream: bool,
+}
+
+#[wasm_bindgen]
+impl Session {
+    /// Loads a model. `sources` are objects `{size, read(offset, length)}`; `start(address)` is called once for every
+    /// thread beside this one; `progress(done, total)` counts bytes of tensors.
+    pub async fn load(
+        sources: Vec<JsValue>,
+        options: String,
+        start: Function,
+        progress: Function,
+    ) -> std::result::Result<Session, JsValue> {
+        load(sources, &options, &start, &progress).await.map_err(|e| to_js(&e))
+    }
+
+    /// Queues a request (OpenAI's JSON); returns its number. `id` is unique, `seed` is taken where the request has none.
+    pub fn submit(&mut self, body: &str, id: &str, created: f64, seed: u32) -> std::result::Result<f64, JsValue> {
+        let mut submit = || -> Result<f64> {
+            let body = Body::parse(body)?;
+            let template = self.template.as_ref().map_err(|e| Error::new(e.kind(), e.to_string()));
+            let request = body.request(&self.engine, template, u64::from(seed))?;
+            let answer = Answer::new(&body, id, &self.name, created as u64);
+            let id = self.engine.submit(request)?;
+            self.open.insert(id, Open { answer, stream: body.stream == Some(true) });
+            Ok(id.0 as f64)
+        };
+        submit().map_err(|e| to_js(&e))
+    }
+
+    /// Queues a run of the benchmark: `prompt` tokens of noise, `gen` tokens of answer. Its answer is its `usage`.
+    pub fn submit_benchmark(&mut self, prompt: usize, generate: usize) -> std::result::Result<f64, JsValue> {
+        self.engine.clear_cache();
+        let n_vocab = self.engine.model().config().n_vocab as u32;
+        let noise = (0..prompt as u32).map(|i| i.wrapping_mul(2_654_435_761) % n_vocab);
+        let request =
+            Request { prompt: noise.collect(), max_tokens: Some(generate), ignore_eos: true, ..Request::default() };
+        let id = self.engine.submit(request).map_err(|e| to_js(&e))?;
+        let answer = Answer::new(&Body::default(), "benchmark", &self.name, 0);
+        self.open.insert(id, Open { answer, stream: false });
+        Ok(id.0 as f64)
+    }
+
+    /// Ends a request; the next step reports it.
+    pub fn cancel(&mut self, id: f64) {
+        self.engine.cancel(RequestId(id as u64));
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_idle(&self) -> bool {
+        self.engine.is_idle()
+    }
+
+    /// One forward. Returns JSON: a list of `{id, value, done}` and `{id, error}`.
+    pub async fn step(&mut self) -> std::result::Result<String, JsValue> {
+        let outcome = self.engine.step(&mut self.events).await;
+        let mut out = Vec::new();
+        for event in self.events.drain(..) {
+            report(&mut self.open, &self.engine, &event, &mut out);
+        }
+        outcome.map_err(|e| to_js(&e))?;
+        Ok(Value::Array(out).to_string())
+    }
+
+    /// Text to tokens, without BOS.
+    pub fn tokenize(&self, text: &str, special: bool) -> Vec<u32> {
+        self.engine.tokenizer().encode(text, special)
+    }
+
+    /// Tokens to text.
+    pub fn detokenize(&self, tokens: &[u32]) -> std::result::Result<String, JsValue> {
+        let n_vocab = self.engine.tokenizer().n_vocab();
+        match tokens.iter().find(|t| **t as usize >= n_vocab) {
+            Some(token) => {
+                Err(to_js(&Error::invalid_request(format!("token {token} is not in the vocabulary of {n_vocab}"))))
+            }
+            None => Ok(self.engine.tokenizer().decode(tokens)),
+        }
+    }
+
+    /// What the model is and what it runs on, as JSON.
+    pub fn info(&self) -> String {
+        let model = self.engine.model();
+        let (config, device) = (model.config(), model.backend().info());
+        json!({
+            "name": config.name,
+            "architecture": config.architecture,
+            "contextLength": model.context_length(),
+            "trainedContextLength": config.context_length,
+            "vocabulary": config.n_vocab,
+            "layers": config.layers.len(),
+            "dimension": config.dim,
+            "chat": self.template.is_ok(),
+            "backend": device.backend,
+            "device": device.device,
+            "threads": device.threads,
+        })
+        .to_string()
+    }
+
+    /// Bytes held, as JSON.
+    pub fn memory(&self) -> String {
+        let memory = self.engine.model().backend().memory();
+        json!({"weights": memory.weights, "cache": memory.cache, "buffers": memory.buffers}).to_string()
+    }
+}
+
+/// A helper thread's life; returns when the model is freed.
+#[wasm_bindgen]
+pub fn worker_main(address: usize) {
+    foreword::backend::cpu::pool::worker_main(address);
+}
+
+/// Writes panics to the console: the trap itself says nothing.
+#[wasm_bindgen(start)]
+pub fn start() {
+    std::panic::set_hook(Box::new(|info| error_to_console(&info.to_string())));
+}
+
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_namespace = console, js_name = error)]
+    fn error_to_console(text: &str);
+    #[wasm_bindgen(js_namespace = performance, js_name = now)]
+    fn now() -> f64;
+}
+
+async fn load(sources: Vec<JsValue>, options: &str, start: &Function, progress: &Function) -> Result<Session> {
+    let options: LoadOptions = serde_json::from_str(options)
+        .map_err(|e| Error::invalid_request(format!("the options of load do not parse: {e}")))?;
+    let cache_type = match options.kv_cache.as_deref() {
+        None | Some("f16") => CacheType::F16,
+        Some("q8_0") => CacheType::Q8_0,
+        Some(other) => return Err(Error::invalid_request(format!("kvCache is {other:?}; it may be f16 or q8_0"))),
+    };
+    let sources = sources.into_iter().map(source::open).collect::<Result<Vec<_>>>()?;
+    let cpu = Cpu::new(options.threads.clamp(1, 64));
+    start_threads(&cpu, start);
+    let backend: Box<dyn Backend> = Box::new(cpu);
+    let model = ModelOptions { context_length: options.context_length, cache_type, ..ModelOptions::default() };
+    let mut report = |p: Progress| {
+        let _ = progress.call2(&JsValue::NULL, &(p.done_bytes as f64).into(), &(p.total_bytes as f64).into());
+    };
+    let engine = Engine::load(sources, backend, &model, now, &mut report).await?;
+    let template = ChatTemplate::from_gguf(&engine.gguf().metadata, engine.tokenizer()).map(|mut template| {
+        template.set_clock(js_sys::Date::now);
+        template
+    });
+    Ok(Session { engine, template, name: options.name, open: HashMap::new(), events: Vec::new() })
+}
+
+/// Hands the pool to the workers that wait for it.
+#[cfg(target_arch = "wasm32")]
+fn start_threads(cpu: &Cpu, start: &Function) {
+    for _ in 1..cpu.pool().len() {
+        let _ = start.call1(&JsValue::NULL, &cpu.pool().address().into());
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn start_threads(_: &Cpu, _: &Function) {}
+
+/// Turns an event into what [`Session::step`] returns.
+fn report(open: &mut HashMap<RequestId, Open>, engine: &Engine, event: &Event, out: &mut Vec<Value>) {
+    let tokenizer = engine.tokenizer();
+    let (id, over) = match event {
+        Event::Token(id, _) => (*id, false),
+        Event::Done(id, _) | Event::Failed(id, _) => (*id, true),
+    };
+    let Some(request) = open.get_mut(&id) else { return };
+    if let Event::Failed(_, error) = event {
+        out.push(json!({"id": id.0, "error": {"code": error.kind().row().code, "message": error.to_string()}}));
+    } else if request.stream {
+        let chunks = request.answer.chunks(tokenizer, event);
+        let last = chunks.len();
+        out.extend(
+            chunks.into_iter().zip(1..).map(|(v, i)| json!({"id": id.0, "value": v, "done": over && i == last})),
+        );
+    } else if let Some(value) = request.answer.response(tokenizer, event) {
+        out.push(json!({"id": id.0, "value": value, "done": true}));
+    }
+    if over {
+        open.remove(&id);
+    }
+}
+
+fn to_js(error: &Error) -> JsValue {
+    let object = Object::new();
+    for (key, value) in [("code", error.kind().row().code), ("message", &error.to_string())] {
+        // Setting a property of a fresh plain object cannot fail.
+        let _ = Reflect::set(&object, &key.into(), &value.into());
+    }
+    object.into()
+}
