@@ -108,8 +108,9 @@ fn calls_come_with_arguments_as_string_or_object() {
     let as_json = "{{ messages[0].tool_calls[0].function.arguments | tojson }}";
     let as_text = "{{ 'args: ' + messages[0].tool_calls[0].function.arguments }}";
     for message in [object, string] {
-        let render =
-            |source| ChatTemplate::new(source, "", "").expect("a template").render(&[message.clone()], None, true);
+        let render = |source| {
+            ChatTemplate::new(source, "", "").expect("a template").render(std::slice::from_ref(&message), None, true)
+        };
         assert_eq!(render(as_json).expect("a prompt"), r#"{"a": [1, "é"]}"#);
         assert_eq!(render(as_text).expect("a prompt").replace(' ', ""), r#"args:{"a":[1,"é"]}"#);
     }

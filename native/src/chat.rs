@@ -50,7 +50,7 @@ struct Chat<'a> {
 impl<'a> Chat<'a> {
     fn new(args: &'a ChatArgs) -> Result<Self> {
         let engine = load::engine(&args.model, &args.load)?;
-        let template = ChatTemplate::from_gguf(&engine.gguf().metadata, engine.tokenizer())?;
+        let template = load::chat_template(&engine)?;
         let interrupted = Arc::new(AtomicBool::new(false));
         let flag = interrupted.clone();
         ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))

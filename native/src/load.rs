@@ -3,6 +3,7 @@
 use crate::args::{LoadArgs, SampleArgs};
 use crate::store;
 use foreword::backend::cpu::Cpu;
+use foreword::chat::ChatTemplate;
 use foreword::engine::Engine;
 use foreword::gguf::Gguf;
 use foreword::gguf::source::{FileSource, Source};
@@ -12,13 +13,20 @@ use foreword::{Error, Result};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Milliseconds since the first call.
 pub(crate) fn clock() -> f64 {
     START.elapsed().as_secs_f64() * 1e3
+}
+
+/// The model's chat template, which may ask for the date.
+pub(crate) fn chat_template(engine: &Engine) -> Result<ChatTemplate> {
+    let mut template = ChatTemplate::from_gguf(&engine.gguf().metadata, engine.tokenizer())?;
+    template.set_clock(|| SystemTime::UNIX_EPOCH.elapsed().map_or(0.0, |since| since.as_secs_f64() * 1e3));
+    Ok(template)
 }
 
 /// The files of a model: the one that was named, or all pieces when it is `…-00001-of-00003.gguf`.

@@ -2,7 +2,7 @@
 
 use crate::args::RunArgs;
 use crate::{load, term};
-use foreword::chat::{ChatTemplate, Message};
+use foreword::chat::Message;
 use foreword::engine::{Done, Engine, Event, Request, TokenEvent};
 use foreword::{Error, Result};
 use serde_json::json;
@@ -50,7 +50,7 @@ pub(crate) fn read_stdin() -> Result<String> {
 }
 
 fn chat_prompt(engine: &Engine, system: &Option<String>, text: &str) -> Result<Vec<u32>> {
-    let template = ChatTemplate::from_gguf(&engine.gguf().metadata, engine.tokenizer())?;
+    let template = load::chat_template(engine)?;
     let mut messages: Vec<Message> = system.iter().map(|s| Message::new("system", s)).collect();
     messages.push(Message::new("user", text));
     Ok(engine.prompt(&template.render(&messages, None, true)?, true))

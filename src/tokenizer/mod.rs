@@ -97,7 +97,8 @@ impl Tokenizer {
         }
     }
 
-    /// Text of tokens; bytes that are no UTF-8 become U+FFFD. Control tokens are shown as their text.
+    /// Text of tokens; bytes that are no UTF-8 become U+FFFD. Control tokens are shown as their text, and the space that some
+    /// SentencePiece models put in front of a prompt is shown too.
     pub fn decode(&self, tokens: &[u32]) -> String {
         let mut detokenizer = Detokenizer::new(false);
         let mut text: String = tokens.iter().map(|&id| detokenizer.push(self, id)).collect();
