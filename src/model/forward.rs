@@ -47,7 +47,7 @@ impl Model {
     async fn run(&mut self, plan: &mut Plan, logits: &mut Vec<f32>) -> Result<()> {
         let (c, w, b) = (&self.config, &self.weights, &self.buffers);
         let backend = &mut *self.backend;
-        logits.clear();
+        // Not cleared first: every value is overwritten, and zeroing a large vocabulary takes time.
         logits.resize(plan.outputs.len() * c.n_vocab, 0.0);
         backend.begin(plan)?;
         backend.embed(w.embeddings, c.embed_scale, b.x);

@@ -28,7 +28,7 @@ pub struct ModelOptions {
     pub cache_type: CacheType,
     /// Tokens that the KV cache holds over all sequences; by default one context.
     pub cache_tokens: Option<usize>,
-    /// Most tokens of a forward.
+    /// Most tokens of a forward. Work buffers grow with it; 256 is where prefill stops getting faster on CPUs.
     pub max_batch: usize,
 }
 
@@ -37,7 +37,7 @@ pub const DEFAULT_CONTEXT: usize = 8192;
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        ModelOptions { context_length: None, cache_type: CacheType::default(), cache_tokens: None, max_batch: 512 }
+        ModelOptions { context_length: None, cache_type: CacheType::default(), cache_tokens: None, max_batch: 256 }
     }
 }
 
@@ -85,7 +85,7 @@ struct Buffers {
 }
 
 /// Rows of logits that are in the backend's memory at a time.
-const HEAD_ROWS: usize = 32;
+const HEAD_ROWS: usize = 8;
 
 impl Model {
     /// Loads a model into `backend`.

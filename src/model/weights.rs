@@ -72,7 +72,7 @@ pub struct Progress {
 }
 
 /// Bytes of a tensor that are in memory in file form at a time.
-const STAGING: usize = 4 << 20;
+const STAGING: usize = 1 << 20;
 
 /// Loads the weights that `config` asks for.
 pub(super) async fn load(

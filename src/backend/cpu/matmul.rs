@@ -30,6 +30,9 @@ pub(super) struct Job<'a> {
 /// Bytes of activations that a task goes through before it turns to its next panel: half of a usual L2 cache.
 const TOKENS_BYTES: usize = 256 << 10;
 
+/// How far ahead of its use memory is asked for, in bytes.
+const PREFETCH: usize = 4096;
+
 /// Computes products of the first `n` rows of `x`; `outs[i]` belongs to `jobs[i]`.
 pub(super) fn matmul(pool: &Pool, level: Level, x: &OperandData, n: usize, jobs: &[Job<'_>], outs: &mut [Columns<'_>]) {
     let n_panels: usize = jobs.iter().map(|j| j.weight.n_panels()).sum();
@@ -147,6 +150,12 @@ impl<L: Codes> Tile for Ints<L> {
         let mut sums = [s.splat(0.0); T];
         let mut k = 0;
         for group in panel.chunks_exact(L::BYTES) {
+            // With few tokens a product waits for memory. Panels lie one behind the other, so what comes next is known.
+            if T <= 4 && h == 0 {
+                for line in 0..L::BYTES / 64 {
+                    s.prefetch(group, PREFETCH + line * 64);
+                }
+            }
             for part in 0..L::COLS / 32 {
                 if k >= n_groups {
                     return sums;

@@ -48,6 +48,11 @@ impl Simd for Avx2 {
         unsafe { _mm256_loadu_si256(b.as_ptr().cast()) }
     }
     #[inline(always)]
+    fn prefetch(self, bytes: &[u8], ahead: usize) {
+        // SAFETY: a prefetch is only a hint and never faults, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(ahead).cast()) }
+    }
+    #[inline(always)]
     fn zero(self) -> __m256i {
         op!(_mm256_setzero_si256())
     }

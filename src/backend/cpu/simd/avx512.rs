@@ -52,6 +52,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_si512(b.as_ptr().cast()) }
     }
     #[inline(always)]
+    fn prefetch(self, bytes: &[u8], ahead: usize) {
+        // SAFETY: a prefetch is only a hint and never faults, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(ahead).cast()) }
+    }
+    #[inline(always)]
     fn zero(self) -> __m512i {
         op!(_mm512_setzero_si512())
     }

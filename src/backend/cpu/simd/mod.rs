@@ -91,6 +91,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn sum(self, a: Self::F) -> f32;
     fn max_lane(self, a: Self::F) -> f32;
 
+    /// Hints that the cache line `ahead` bytes behind the start of `bytes` will be read; it may lie anywhere.
+    #[inline(always)]
+    fn prefetch(self, bytes: &[u8], ahead: usize) {
+        let _ = (bytes, ahead);
+    }
+
     /// Loads `LANES` bfloat16, little-endian.
     #[inline(always)]
     fn load_bf16(self, bytes: &[u8]) -> Self::F {
