@@ -15,6 +15,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 #[path = "../common/random.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
 mod random;
 
 fn threads() -> usize {
