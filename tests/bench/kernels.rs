@@ -15,7 +15,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 #[path = "../common/random.rs"]
-#[allow(dead_code, reason = "the tests use the rest")]
+#[allow(dead_code, unreachable_pub, reason = "the tests use the rest")]
 mod random;
 
 fn threads() -> usize {
