@@ -23,14 +23,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     for (var g = 0u; g < params.groups; g++) {
         if inside {
             let raw = load(start + g * GROUP, t % 16u);
-            for (var h = 0u; h < 2u; h++) {
-                let m = codes(raw, h);
-                let s = scales(raw, h);
-                ws[h * 256u + t] = m[0] * s.x + s.y;
-                ws[h * 256u + 64u + t] = m[1] * s.x + s.y;
-                ws[h * 256u + 128u + t] = m[2] * s.x + s.y;
-                ws[h * 256u + 192u + t] = m[3] * s.x + s.y;
-            }
+            unpack_half(raw, 0u, t);
+            unpack_half(raw, 1u, t);
         }
         for (var i = t; i < 8u * TOKENS; i += 64u) {
             let token = min(first + i / 8u, n - 1u);
@@ -85,4 +79,14 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
             finish(product, first + tt + 8u * j, panel_in(product, owner) * 16u + row % 16u, all[j / 4u][i][j % 4u]);
         }
     }
+}
+
+// Called once for each half, not in a loop: the shifts become constants.
+fn unpack_half(raw: Raw, h: u32, t: u32) {
+    let m = codes(raw, h);
+    let s = scales(raw, h);
+    ws[h * 256u + t] = m[0] * s.x + s.y;
+    ws[h * 256u + 64u + t] = m[1] * s.x + s.y;
+    ws[h * 256u + 128u + t] = m[2] * s.x + s.y;
+    ws[h * 256u + 192u + t] = m[3] * s.x + s.y;
 }

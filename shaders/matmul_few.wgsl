@@ -9,7 +9,6 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     let product = product_of(id.x);
     let panel = params.products[product].at + panel_in(product, id.x) * params.groups * GROUP;
     let first = id.y * TOKENS;
-    let n = n_tokens();
     let r = t % 4u;
     let slice = t / 4u;
     var acc: array<vec4<f32>, TOKENS>;
@@ -19,29 +18,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
         let b = load(at, r + 4u);
         let c = load(at, r + 8u);
         let d = load(at, r + 12u);
-        for (var h = 0u; h < 2u; h++) {
-            let ma = codes(a, h);
-            let mb = codes(b, h);
-            let mc = codes(c, h);
-            let md = codes(d, h);
-            let s = mat4x2<f32>(scales(a, h), scales(b, h), scales(c, h), scales(d, h));
-            for (var i = 0u; i < TOKENS; i++) {
-                // Rows behind the last one repeat it and are not stored.
-                let source = (min(first + i, n - 1u) * params.groups + g) * 8u + h * 4u;
-                let x0 = x[source];
-                let x1 = x[source + 1u];
-                let x2 = x[source + 2u];
-                let x3 = x[source + 3u];
-                let all = dot(x0 + x1 + x2 + x3, vec4<f32>(1.0));
-                let sums = vec4<f32>(
-                    dot(ma[0], x0) + dot(ma[1], x1) + dot(ma[2], x2) + dot(ma[3], x3),
-                    dot(mb[0], x0) + dot(mb[1], x1) + dot(mb[2], x2) + dot(mb[3], x3),
-                    dot(mc[0], x0) + dot(mc[1], x1) + dot(mc[2], x2) + dot(mc[3], x3),
-                    dot(md[0], x0) + dot(md[1], x1) + dot(md[2], x2) + dot(md[3], x3),
-                );
-                acc[i] += vec4<f32>(s[0].x, s[1].x, s[2].x, s[3].x) * sums + vec4<f32>(s[0].y, s[1].y, s[2].y, s[3].y) * all;
-            }
-        }
+        add_half(&acc, a, b, c, d, 0u, first, g);
+        add_half(&acc, a, b, c, d, 1u, first, g);
     }
     for (var i = 0u; i < TOKENS; i++) {
         let at = (slice * TOKENS + i) * 16u + r;
@@ -57,5 +35,34 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
             sum += sums[slice * 16u * TOKENS + i];
         }
         finish(product, first + i / 16u, panel_in(product, id.x) * 16u + i % 16u, sum);
+    }
+}
+
+// Adds 16 columns of four rows for every token. Called once for each half, not in a loop: the shifts become constants.
+fn add_half(acc: ptr<function, array<vec4<f32>, TOKENS>>, a: Raw, b: Raw, c: Raw, d: Raw, h: u32, first: u32, g: u32) {
+    let ma = codes(a, h);
+    let mb = codes(b, h);
+    let mc = codes(c, h);
+    let md = codes(d, h);
+    let sa = scales(a, h);
+    let sb = scales(b, h);
+    let sc = scales(c, h);
+    let sd = scales(d, h);
+    let last = n_tokens() - 1u;
+    for (var i = 0u; i < TOKENS; i++) {
+        // Tokens behind the last one repeat it and are not stored.
+        let at = (min(first + i, last) * params.groups + g) * 8u + h * 4u;
+        let x0 = x[at];
+        let x1 = x[at + 1u];
+        let x2 = x[at + 2u];
+        let x3 = x[at + 3u];
+        let all = dot(x0 + x1 + x2 + x3, vec4<f32>(1.0));
+        let dots = vec4<f32>(
+            dot(ma[0], x0) + dot(ma[1], x1) + dot(ma[2], x2) + dot(ma[3], x3),
+            dot(mb[0], x0) + dot(mb[1], x1) + dot(mb[2], x2) + dot(mb[3], x3),
+            dot(mc[0], x0) + dot(mc[1], x1) + dot(mc[2], x2) + dot(mc[3], x3),
+            dot(md[0], x0) + dot(md[1], x1) + dot(md[2], x2) + dot(md[3], x3),
+        );
+        (*acc)[i] += vec4<f32>(sa.x, sb.x, sc.x, sd.x) * dots + vec4<f32>(sa.y, sb.y, sc.y, sd.y) * all;
     }
 }

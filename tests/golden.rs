@@ -132,3 +132,31 @@ fn perplexity_runs_and_is_that_of_the_windows() {
     assert_eq!(measured.tokens, n);
     assert!((measured.perplexity.ln() - sum / f64::from(n as u32)).abs() < 1e-9, "{measured:?}");
 }
+
+/// On the GPU activations stay floats and these files' weights are exact, so the float reference is met from the quantized
+/// file; Gemma's K-quants have rounded scales and only a quantized reference.
+#[cfg(feature = "wgpu")]
+mod webgpu {
+    use super::*;
+    use foreword::backend::webgpu::{Options, WebGpu};
+
+    fn gpu() -> WebGpu {
+        pollster::block_on(WebGpu::open(&Options::default())).expect("an adapter; ./test installs a software one")
+    }
+
+    #[test]
+    fn smollm2_follows_the_float_reference() {
+        let mut model = load(&model_path(SMOLLM2), &exact_options(512), gpu());
+        let d = distance(&mut model, "smollm2-135m-instruct-f32-logprobs.jsonl");
+        println!("{d:?}");
+        assert!(d.worst <= 2e-3 && d.tail <= 1e-3 && d.agreement == 1.0, "{d:?}");
+    }
+
+    #[test]
+    fn gemma3_follows_llama_cpp() {
+        let d =
+            distance(&mut load(&model_path(GEMMA3), &exact_options(512), gpu()), "gemma-3-270m-q4_k_m-logprobs.jsonl");
+        println!("{d:?}");
+        assert!(d.mean <= 0.05 && d.worst <= 0.3 && d.tail <= 0.15 && d.agreement >= 0.95, "{d:?}");
+    }
+}

@@ -13,12 +13,7 @@ fn load(at: u32, r: u32) -> Raw {
 
 fn codes(raw: Raw, h: u32) -> mat4x4<f32> {
     let v = select(raw.low, raw.high, h == 1u);
-    return mat4x4<f32>(
-        vec4<f32>(unpack4xI8(v.x)),
-        vec4<f32>(unpack4xI8(v.y)),
-        vec4<f32>(unpack4xI8(v.z)),
-        vec4<f32>(unpack4xI8(v.w)),
-    );
+    return mat4x4<f32>(signed_bytes(v.x), signed_bytes(v.y), signed_bytes(v.z), signed_bytes(v.w));
 }
 
 fn scales(raw: Raw, h: u32) -> vec2<f32> {

@@ -11,8 +11,8 @@ fn load(at: u32, r: u32) -> Raw {
 }
 
 fn codes(raw: Raw, h: u32) -> mat4x4<f32> {
-    let v = (raw.codes >> vec4<u32>(4u * h)) & vec4<u32>(0x0f0f0f0fu);
-    return mat4x4<f32>(bytes(v.x), bytes(v.y), bytes(v.z), bytes(v.w));
+    let v = raw.codes >> vec4<u32>(4u * h);
+    return mat4x4<f32>(nibbles(v.x), nibbles(v.y), nibbles(v.z), nibbles(v.w));
 }
 
 fn scales(raw: Raw, h: u32) -> vec2<f32> {

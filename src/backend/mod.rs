@@ -13,8 +13,14 @@ use std::ops::Range;
 use std::task::{Context, Poll};
 
 pub mod cpu;
+mod open;
 #[cfg(feature = "wgpu")]
 pub mod webgpu;
+#[cfg(not(feature = "wgpu"))]
+#[path = "no_webgpu.rs"]
+mod webgpu;
+
+pub use open::{Choice, open};
 
 /// Tokens in a block of the paged KV cache.
 pub const BLOCK: usize = 32;
@@ -320,6 +326,17 @@ pub struct MemoryUse {
     pub buffers: usize,
 }
 
+/// Time and number of runs of one kernel; see [`Backend::kernel_times`].
+#[derive(Clone, Debug)]
+pub struct KernelTime {
+    /// Its file in `shaders/`.
+    pub kernel: &'static str,
+    /// Time on the device.
+    pub nanoseconds: f64,
+    /// How often it ran.
+    pub runs: u64,
+}
+
 /// A device that runs the ops of a transformer; see the module text.
 pub trait Backend {
     /// What this backend runs on.
@@ -327,6 +344,11 @@ pub trait Backend {
 
     /// Bytes held.
     fn memory(&self) -> MemoryUse;
+
+    /// Time a kernel since the backend was opened; empty where it is not measured.
+    fn kernel_times(&self) -> Vec<KernelTime> {
+        Vec::new()
+    }
 
     /// Memory for a weight matrix that [`load_rows`](Self::load_rows) fills.
     fn new_weight(&mut self, ty: TensorType, rows: usize, cols: usize) -> Result<Weight>;

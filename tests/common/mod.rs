@@ -4,8 +4,7 @@
 pub mod random;
 pub mod reference;
 
-use foreword::backend::CacheType;
-use foreword::backend::cpu::Cpu;
+use foreword::backend::{Backend, CacheType};
 use foreword::gguf::Gguf;
 use foreword::gguf::source::{FileSource, Source};
 use foreword::model::{Model, ModelOptions};
@@ -41,10 +40,11 @@ pub fn open(path: &std::path::Path) -> (Gguf, Vec<Box<dyn Source>>) {
     (gguf, sources)
 }
 
-/// Loads a model on the CPU.
-pub fn load(path: &std::path::Path, options: &ModelOptions, cpu: Cpu) -> Model {
+/// Loads a model.
+pub fn load(path: &std::path::Path, options: &ModelOptions, backend: impl Backend + 'static) -> Model {
     let (gguf, mut sources) = open(path);
-    pollster::block_on(Model::load(&gguf, &mut sources, Box::new(cpu), options, &mut |_| {})).expect("a sound model")
+    pollster::block_on(Model::load(&gguf, &mut sources, Box::new(backend), options, &mut |_| {}))
+        .expect("a sound model")
 }
 
 /// Options with an f32 cache, as the references were made.

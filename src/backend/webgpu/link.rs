@@ -34,6 +34,10 @@ pub enum Kernel {
         layout: Layout,
         tokens: u8,
     },
+    /// For processors that serve as GPUs.
+    Matvec {
+        layout: Layout,
+    },
     /// `tokens` of 32 or 64.
     Matmul {
         layout: Layout,
@@ -59,6 +63,7 @@ impl Kernel {
             Kernel::Embed { .. } => "embed",
             Kernel::Norm => "norm",
             Kernel::MatmulFew { .. } => "matmul_few",
+            Kernel::Matvec { .. } => "matvec",
             Kernel::Matmul { .. } => "matmul",
             Kernel::RopeAppend { .. } => "rope_append",
             Kernel::Attend { .. } => "attend",
@@ -71,7 +76,7 @@ impl Kernel {
     pub fn all() -> Vec<Kernel> {
         let mut all = vec![Kernel::Norm, Kernel::Gate, Kernel::MoveCells];
         for layout in Layout::ALL {
-            all.push(Kernel::Embed { layout });
+            all.extend([Kernel::Embed { layout }, Kernel::Matvec { layout }]);
             all.extend([1, 2, 4, 8].map(|tokens| Kernel::MatmulFew { layout, tokens }));
             all.extend([32, 64].map(|tokens| Kernel::Matmul { layout, tokens }));
         }
@@ -88,7 +93,11 @@ impl Kernel {
     pub fn source(self, lanes: Lanes) -> String {
         let mut source = String::new();
         let mut parts = Vec::new();
-        if let Kernel::Embed { layout } | Kernel::MatmulFew { layout, .. } | Kernel::Matmul { layout, .. } = self {
+        if let Kernel::Embed { layout }
+        | Kernel::Matvec { layout }
+        | Kernel::MatmulFew { layout, .. }
+        | Kernel::Matmul { layout, .. } = self
+        {
             parts.extend([shader!("bytes"), layout_snippet(layout)]);
             if let Layout::Iq4Nl | Layout::Mxfp4 = layout {
                 let table = if layout == Layout::Iq4Nl { IQ4_NL_VALUES } else { MXFP4_VALUES };
@@ -101,6 +110,7 @@ impl Kernel {
                 _ = writeln!(source, "const TOKENS: u32 = {tokens}u;");
                 parts.push(shader!("epilogue"));
             }
+            Kernel::Matvec { .. } => parts.push(shader!("epilogue")),
             Kernel::Attend { cells, queries, quads } => {
                 _ = writeln!(source, "const QUERIES: u32 = {queries}u;\nconst QUADS: u32 = {quads}u;");
                 parts.push(cells_snippet(cells));
@@ -114,6 +124,7 @@ impl Kernel {
             Kernel::Embed { .. } => shader!("embed"),
             Kernel::Norm => shader!("norm"),
             Kernel::MatmulFew { .. } => shader!("matmul_few"),
+            Kernel::Matvec { .. } => shader!("matvec"),
             Kernel::Matmul { .. } => shader!("matmul"),
             Kernel::RopeAppend { .. } => shader!("rope_append"),
             Kernel::Attend { .. } => shader!("attend"),

@@ -6,8 +6,8 @@
 //! call that can fail.
 
 use super::{
-    Attend, Backend, Buf, Cache, CacheShape, DeviceInfo, Gate, MemoryUse, Norm, Operand, Plan, Product, RopeAppend,
-    Rows, Weight,
+    Attend, Backend, Buf, Cache, CacheShape, DeviceInfo, Gate, KernelTime, MemoryUse, Norm, Operand, Plan, Product,
+    RopeAppend, Rows, Weight,
 };
 use crate::error::{Error, Kind, Result};
 use crate::quant::TensorType;
@@ -37,25 +37,29 @@ pub struct Options {
     pub subgroups: bool,
     /// Ask for the adapter's limits; the WebGPU defaults otherwise.
     pub large_bindings: bool,
+    /// Take software adapters too.
+    pub software: bool,
+    /// Whether the adapter is a processor that serves as a GPU, for the choice of kernels; found out when `None`.
+    pub is_processor: Option<bool>,
     /// Measure kernels where the adapter has timestamps; native only.
     pub profile: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { subgroups: true, large_bindings: true, profile: false }
+        Options { subgroups: true, large_bindings: true, software: true, is_processor: None, profile: false }
     }
 }
 
-/// Time and number of dispatches of one kernel; see [`WebGpu::profile`].
-#[derive(Clone, Debug)]
-pub struct KernelTime {
-    /// File in `shaders/`.
-    pub kernel: &'static str,
-    /// Time on the device.
-    pub nanoseconds: f64,
-    /// How often it ran.
-    pub dispatches: u64,
+/// Opens the best adapter, a software one included.
+pub(super) async fn open_any(profile: bool) -> Result<Box<dyn Backend>> {
+    Ok(Box::new(WebGpu::open(&Options { profile, ..Options::default() }).await?))
+}
+
+/// Opens the best adapter that is no software one.
+pub(super) async fn open_hardware(profile: bool) -> Result<Box<dyn Backend>> {
+    let gpu = WebGpu::open(&Options { profile, software: false, ..Options::default() }).await?;
+    Ok(Box::new(gpu))
 }
 
 /// What has gone wrong; filled by callbacks.
@@ -112,6 +116,8 @@ pub struct WebGpu {
     reading: Option<Reading>,
     /// A buffer for results, kept between steps.
     spare: Option<wgpu::Buffer>,
+    /// Whether kernels without barriers are the faster ones.
+    is_processor: bool,
 }
 
 impl WebGpu {
@@ -129,6 +135,13 @@ impl WebGpu {
             .await
             .map_err(|e| Error::unsupported(format!("no GPU can be used: {e}; use the CPU backend")))?;
         let about = adapter.get_info();
+        let text = format!("{} {} {}", about.name, about.driver, about.driver_info).to_lowercase();
+        // Browsers tell only by the name.
+        let software =
+            about.device_type == wgpu::DeviceType::Cpu || text.contains("swiftshader") || text.contains("llvmpipe");
+        if software && !options.software {
+            return Err(Error::unsupported(format!("{} is a software GPU; use the CPU backend", about.name)));
+        }
         let wanted = [
             (options.subgroups, wgpu::Features::SUBGROUP),
             (options.profile && cfg!(not(target_arch = "wasm32")), wgpu::Features::TIMESTAMP_QUERY),
@@ -163,16 +176,18 @@ impl WebGpu {
         let backend = format!("{:?}", about.backend);
         let info =
             DeviceInfo { backend: "webgpu", device: format!("{} ({backend}, {lanes:?})", about.name), threads: 1 };
-        Ok(WebGpu { info, faults, memory, step, angles: Vec::new(), moves: None, reading: None, spare: None })
-    }
-
-    /// Time a kernel since the device was opened; empty without [`Options::profile`].
-    pub fn profile(&self) -> Vec<KernelTime> {
-        let totals = self.step.profile.as_ref().map(Profile::totals).unwrap_or_default();
-        totals
-            .into_iter()
-            .map(|(kernel, nanoseconds, dispatches)| KernelTime { kernel, nanoseconds, dispatches })
-            .collect()
+        let is_processor = options.is_processor.unwrap_or(software);
+        Ok(WebGpu {
+            info,
+            faults,
+            memory,
+            step,
+            angles: Vec::new(),
+            moves: None,
+            reading: None,
+            spare: None,
+            is_processor,
+        })
     }
 
     /// Dispatches and submits since the device was opened.
@@ -243,6 +258,11 @@ impl Backend for WebGpu {
 
     fn memory(&self) -> MemoryUse {
         self.memory.used
+    }
+
+    fn kernel_times(&self) -> Vec<KernelTime> {
+        let totals = self.step.profile.as_ref().map(Profile::totals).unwrap_or_default();
+        totals.into_iter().map(|(kernel, nanoseconds, runs)| KernelTime { kernel, nanoseconds, runs }).collect()
     }
 
     fn new_weight(&mut self, ty: TensorType, rows: usize, cols: usize) -> Result<Weight> {

@@ -144,7 +144,9 @@ impl WebGpu {
         params[24] = (x.stride / GROUP_COLS) as u32;
         params[25] = u32::from(rows == Rows::Outputs);
         let layout = pieces[0].layout;
-        if n <= 8 {
+        if self.is_processor && n <= 16 {
+            (Kernel::Matvec { layout }, params, buffers, [end.div_ceil(4) as u32, n as u32, 1])
+        } else if n <= 8 {
             let tokens = n.next_power_of_two() as u8;
             (Kernel::MatmulFew { layout, tokens }, params, buffers, [end as u32, 1, 1])
         } else {

@@ -1,0 +1,46 @@
+//! Which backend runs a model.
+
+use super::cpu::Cpu;
+use super::{Backend, webgpu};
+use crate::error::{Error, Result};
+use std::str::FromStr;
+
+/// A wish for a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Choice {
+    /// A GPU where there is a real one, else the CPU.
+    #[default]
+    Auto,
+    /// Threads and vector instructions.
+    Cpu,
+    /// Any GPU that WebGPU reaches, software ones included.
+    WebGpu,
+}
+
+impl FromStr for Choice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Choice::Auto),
+            "cpu" => Ok(Choice::Cpu),
+            "wgpu" | "webgpu" => Ok(Choice::WebGpu),
+            _ => Err(Error::invalid_request(format!("backend {text:?} is not known; use auto, cpu or wgpu"))),
+        }
+    }
+}
+
+/// Opens a backend; `threads` is for the CPU, `profile` asks a GPU for the time of each kernel.
+///
+/// # Errors
+/// [`crate::Kind::Unsupported`] when a wished GPU cannot be used. [`Choice::Auto`] never fails for want of one.
+pub async fn open(choice: Choice, threads: usize, profile: bool) -> Result<Box<dyn Backend>> {
+    match choice {
+        Choice::Cpu => Ok(Box::new(Cpu::new(threads))),
+        Choice::WebGpu => webgpu::open_any(profile).await,
+        Choice::Auto => match webgpu::open_hardware(profile).await {
+            Ok(gpu) => Ok(gpu),
+            Err(_) => Ok(Box::new(Cpu::new(threads))),
+        },
+    }
+}
