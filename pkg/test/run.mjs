@@ -1,0 +1,10 @@
+// Runs all tests of the package, one file after the other: they load models, and would only slow each other down.
+import { spawnSync } from 'node:child_process';
+import fs from 'node:fs';
+import path from 'node:path';
+
+const here = import.meta.dirname;
+const wanted = process.argv.slice(2);
+const files = fs.readdirSync(here).filter((name) => name.endsWith('.test.mjs') && (!wanted.length || wanted.some((w) => name.includes(w))));
+const args = ['--test', '--test-concurrency=1', '--test-reporter=spec', ...files.map((name) => path.join(here, name))];
+process.exit(spawnSync(process.execPath, args, { stdio: 'inherit' }).status ?? 1);

@@ -1,0 +1,93 @@
+// A server for tests: the package and the models, with whatever misbehaviour a test asks for.
+import fs from 'node:fs';
+import http from 'node:http';
+import os from 'node:os';
+import path from 'node:path';
+
+export const PKG = path.resolve(import.meta.dirname, '..');
+const MODELS = { 'smol.gguf': 'SmolLM2-135M-Instruct.Q4_1.gguf', 'gemma.gguf': 'gemma-3-270m-q4_k_m.gguf' };
+const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css', '.wasm': 'application/wasm', '.json': 'application/json' };
+
+/** A model of the command line's cache. */
+export function modelPath(name) {
+  const base = process.env.XDG_CACHE_HOME ?? path.join(os.homedir(), '.cache');
+  const folders = [process.env.FOREWORD_MODELS, process.env.FOREWORD_CACHE, path.join(base, 'foreword')].filter(Boolean);
+  const found = folders.map((folder) => path.join(folder, MODELS[name])).find((file) => fs.existsSync(file));
+  if (!found) throw new Error(`${MODELS[name]} is not in ${folders.join(', ')}: run ./test, which fetches it`);
+  return found;
+}
+
+/**
+ * Starts a server. `/smol.gguf?drop=N` closes the first connection after N bytes; `?slow` sends 2 MiB a second;
+ * `?norange` knows no ranges. `requests` counts them by path, and keeps their ranges.
+ */
+export async function start({ isolated = true, folders = {} } = {}) {
+  const requests = [];
+  const dropped = new Set();
+  const headers = isolated
+    ? { 'cross-origin-opener-policy': 'same-origin', 'cross-origin-embedder-policy': 'require-corp' }
+    : {};
+  const server = http.createServer((request, response) => {
+    const url = new URL(request.url, 'http://x');
+    if (url.pathname === '/') return response.writeHead(200, { ...headers, 'content-type': 'text/html' }).end('<title>test</title>');
+    if (url.pathname === '/page.gguf') return response.writeHead(200, headers).end('<!doctype html>');
+    if (url.pathname === '/cut.gguf') return sendCut(response, headers);
+    if (!url.pathname.endsWith('.gguf')) return sendFile(url.pathname, response);
+    requests.push({ url: request.url, range: request.headers.range });
+    const file = modelFile(url.pathname.slice(1));
+    if (!file) return response.writeHead(404, headers).end();
+    sendModel(url, request, response, file);
+  });
+
+  function modelFile(name) {
+    return name in MODELS ? modelPath(name) : undefined;
+  }
+
+  function sendFile(name, response) {
+    const [, first, rest] = /^\/([^/]+)\/?(.*)$/.exec(name);
+    const file = first in folders ? path.join(folders[first], rest || 'index.html') : path.join(PKG, name);
+    if (!fs.statSync(file, { throwIfNoEntry: false })?.isFile()) return response.writeHead(404, headers).end();
+    response.writeHead(200, { ...headers, 'content-type': TYPES[path.extname(file)] ?? 'application/octet-stream' });
+    fs.createReadStream(file).pipe(response);
+  }
+
+  function sendCut(response, extra) {
+    const bytes = fs.readFileSync(modelFile('smol.gguf')).subarray(0, 3 << 20);
+    response.writeHead(200, { ...extra, 'content-length': bytes.length }).end(bytes);
+  }
+
+  function sendModel(url, request, response, file) {
+    const { size } = fs.statSync(file);
+    const match = url.searchParams.has('norange') ? null : /^bytes=(\d+)-$/.exec(request.headers.range ?? '');
+    const from = Number(match?.[1] ?? 0);
+    response.writeHead(match ? 206 : 200, {
+      ...headers,
+      'content-length': size - from,
+      etag: '"1"',
+      ...(match && { 'content-range': `bytes ${from}-${size - 1}/${size}` }),
+    });
+    const stream = fs.createReadStream(file, { start: from, highWaterMark: 1 << 20 });
+    const drop = Number(url.searchParams.get('drop') ?? 0);
+    let sent = 0;
+    stream.on('data', (chunk) => {
+      sent += chunk.length;
+      if (drop && !dropped.has(request.url) && sent > drop) {
+        dropped.add(request.url);
+        stream.destroy();
+        return response.destroy();
+      }
+      if (!response.write(chunk) || url.searchParams.has('slow')) {
+        stream.pause();
+        if (url.searchParams.has('slow')) setTimeout(() => stream.resume(), 500);
+        else response.once('drain', () => stream.resume());
+      }
+    });
+    stream.on('end', () => response.end());
+    response.on('close', () => stream.destroy());
+  }
+
+  server.listen(0, '127.0.0.1');
+  await new Promise((resolve) => server.once('listening', resolve));
+  const url = `http://127.0.0.1:${server.address().port}`;
+  return { url, requests, close: () => (server.closeAllConnections(), server.close()) };
+}

@@ -1,0 +1,183 @@
+/** What the user can do. */
+import { Foreword } from 'foreword';
+import { changed, newChat, save, state } from './state.js';
+import { plots } from './stats.js';
+
+let loading = null;
+
+/** Loads a model: a registry name, a URL, or a file. */
+export async function load(source, label) {
+  cancelLoad();
+  stop();
+  const controller = (loading = new AbortController());
+  state.error = null;
+  state.loading = { label, phase: 'download', loadedBytes: 0, totalBytes: 0 };
+  changed();
+  try {
+    await state.model?.dispose();
+    state.model = null;
+    const { threads, contextLength } = state.settings;
+    const model = await Foreword.load(source, {
+      ...(threads && { threads }),
+      contextLength,
+      mirror: new URL('models/', document.baseURI),
+      signal: controller.signal,
+      onProgress: (progress) => {
+        Object.assign(state.loading ?? {}, progress);
+        changed();
+      },
+    });
+    state.model = model;
+    state.modelName = label;
+    if (typeof source === 'string') localStorage.setItem('model', JSON.stringify({ source, label }));
+    plots.reset();
+    void measure();
+  } catch (error) {
+    if (error.code !== 'cancelled') state.error = error.message;
+  } finally {
+    if (loading === controller) {
+      loading = null;
+      state.loading = null;
+    }
+    void refreshCached();
+    changed();
+  }
+}
+
+export function cancelLoad() {
+  loading?.abort();
+}
+
+export async function refreshCached() {
+  state.cached = await Foreword.list().catch(() => []);
+  changed();
+}
+
+export async function forget(model) {
+  await Foreword.delete(model).catch((error) => (state.error = error.message));
+  await refreshCached();
+}
+
+/** Sends a message, and lets the model answer. */
+export async function send(text) {
+  if (!text.trim() || state.answering || !state.model) return;
+  state.chat.messages.push({ role: 'user', content: text.trim() });
+  await answer();
+}
+
+/** Replaces a message of the user's and everything behind it. */
+export async function edit(index, text) {
+  state.chat.messages.length = index;
+  state.editing = -1;
+  await send(text);
+}
+
+/** Writes the last answer anew. */
+export async function regenerate() {
+  if (state.answering || !state.model) return;
+  const { messages } = state.chat;
+  if (messages.at(-1)?.role === 'assistant') messages.pop();
+  await answer();
+}
+
+export function stop() {
+  state.answering?.abort();
+}
+
+async function answer() {
+  const { model, chat, settings } = state;
+  const controller = (state.answering = new AbortController());
+  const history = chat.messages.map(({ role, content }) => ({ role, content }));
+  const reply = { role: 'assistant', content: '' };
+  chat.messages.push(reply);
+  chat.updated = Date.now();
+  state.error = null;
+  changed();
+  try {
+    const stream = await model.chat.completions.create(
+      {
+        messages: settings.system.trim() ? [{ role: 'system', content: settings.system }, ...history] : history,
+        stream: true,
+        temperature: settings.temperature,
+        top_p: settings.top_p,
+        max_tokens: settings.max_tokens,
+      },
+      { signal: controller.signal },
+    );
+    for await (const chunk of stream) {
+      reply.content += chunk.choices[0]?.delta.content ?? '';
+      plots.token();
+      if (chunk.usage) state.usage = chunk.usage;
+      changed();
+    }
+  } catch (error) {
+    if (error.code !== 'cancelled') state.error = error.message;
+    if (error.code === 'worker_lost' || error.code === 'out_of_memory') state.model = null;
+    if (!reply.content) chat.messages.pop();
+  } finally {
+    state.answering = null;
+    await save();
+    void measure();
+    changed();
+  }
+}
+
+/** Asks the model for its memory. */
+export async function measure() {
+  state.memory = (await state.model?.stats().catch(() => null))?.memory ?? null;
+  plots.memory(state.memory);
+  changed();
+}
+
+export function open(chat) {
+  stop();
+  state.chat = chat;
+  state.view = 'chat';
+  state.menu = false;
+  changed();
+}
+
+export function startNew() {
+  stop();
+  newChat();
+  state.view = 'chat';
+  state.menu = false;
+  changed();
+  requestAnimationFrame(() => document.querySelector('#prompt')?.focus());
+}
+
+export async function remove(chat) {
+  state.chats = state.chats.filter((c) => c.id !== chat.id);
+  if (state.chat.id === chat.id) newChat();
+  await save();
+  changed();
+}
+
+/** The standard benchmark. */
+export async function runBench() {
+  const { bench, model } = state;
+  Object.assign(bench, { running: true, copied: false });
+  changed();
+  try {
+    bench.result = { model: state.modelName, ...(await model.benchmark({ promptTokens: 512, genTokens: 64, reps: 3 })) };
+  } catch (error) {
+    state.error = error.message;
+  }
+  bench.running = false;
+  changed();
+}
+
+/** The benchmark's result as a Markdown table. */
+export function benchMarkdown(r) {
+  return [
+    '| model | backend | threads | prefill tok/s | decode tok/s | first token | load |',
+    '|---|---|---|---|---|---|---|',
+    `| ${r.model} | ${r.backend} (${r.device}) | ${r.threads} | ${r.prefill_tok_s.toFixed(1)} | ${r.decode_tok_s.toFixed(1)} | ${r.ttft_ms.toFixed(0)} ms | ${r.load_ms.toFixed(0)} ms |`,
+    '',
+    `${r.prompt_tokens} tokens of prompt, ${r.gen_tokens} of answer; ${navigator.userAgent}`,
+  ].join('\n');
+}
+
+export async function copy(text) {
+  await navigator.clipboard.writeText(text).catch(() => {});
+}
