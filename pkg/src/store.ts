@@ -177,9 +177,12 @@ class OpfsStore implements Store {
         return size;
       },
       append: (bytes) => {
-        const written = handle.write(bytes, { at: size });
-        size += written;
-        if (written < bytes.length) throw new DOMException('the disk is full', 'QuotaExceededError');
+        // At the end of the quota Chromium returns neither an error nor a sound count.
+        if (handle.write(bytes, { at: size }) !== bytes.length) {
+          handle.truncate(size);
+          throw new DOMException('the disk is full', 'QuotaExceededError');
+        }
+        size += bytes.length;
       },
       read: (offset, length) => {
         const bytes = new Uint8Array(length);

@@ -149,14 +149,17 @@ test('a download goes on after the tab was closed', async () => {
   await context.close();
 });
 
-on('too little room is found before the download', async (page, context) => {
+on('too little room is found before the download, or when it runs out', async (page, context) => {
+  const before = await inPage(page, (Foreword) => Foreword.load('/huge.gguf'));
+  assert.equal(before.code, 'quota_exceeded', before.message);
+  assert.match(before.message, /needs \d+ MiB/);
   const session = await context.newCDPSession(page);
   await session.send('Storage.overrideQuotaForOrigin', { origin: server.url, quotaSize: 40e6 });
-  const before = server.requests.length;
-  const r = await inPage(page, (Foreword) => Foreword.load('/smol.gguf'));
-  assert.equal(r.code, 'quota_exceeded');
-  assert.match(r.message, /MiB/);
-  assert.equal(server.requests.length, before + 1);
+  const during = await inPage(page, (Foreword) => Foreword.load('/smol.gguf'));
+  assert.equal(during.code, 'quota_exceeded', during.message);
+  await session.send('Storage.overrideQuotaForOrigin', { origin: server.url });
+  const after = await inPage(page, async (Foreword) => (await Foreword.load('/smol.gguf')).info);
+  assert.equal(after.cached, false, after.message);
 });
 
 on('bad input is a typed error, and the page goes on', async (page) => {
@@ -166,7 +169,7 @@ on('bad input is a typed error, and the page goes on', async (page) => {
     for (const url of ['/page.gguf', '/missing.gguf', '/cut.gguf', `${foreign}/smol.gguf`, 'http://127.0.0.1:9/x.gguf', 'hf:nobody']) {
       codes[url.replace(/:\d{4,}/, '')] = await codeOf(Foreword.load(url, { cache: false }));
     }
-    codes.file = await codeOf(Foreword.load(new File(['GGUF and nothing else'], 'x.gguf')));
+    codes.file = await codeOf(Foreword.load(new File(['This is no model.'], 'x.gguf')));
     codes.threads = await codeOf(Foreword.load('/smol.gguf', { threads: -1 }));
     const model = await Foreword.load('/smol.gguf', { contextLength: 64, cache: false });
     codes.long = await codeOf(model.completions.create({ prompt: 'word '.repeat(200) }));

@@ -18,7 +18,8 @@ export function modelPath(name) {
 }
 
 /**
- * Starts a server. `/smol.gguf?drop=N` closes the first connection after N bytes; `?slow` sends 2 MiB a second;
+ * Starts a server. `/page.gguf` is a web page, `/cut.gguf` the beginning of a model, `/huge.gguf` claims 20 TB;
+ * `/smol.gguf?drop=N` closes the first connection after N bytes; `?slow` sends 2 MiB a second;
  * `?norange` knows no ranges. `requests` counts them by path, and keeps their ranges.
  */
 export async function start({ isolated = true, folders = {} } = {}) {
@@ -31,6 +32,7 @@ export async function start({ isolated = true, folders = {} } = {}) {
     const url = new URL(request.url, 'http://x');
     if (url.pathname === '/') return response.writeHead(200, { ...headers, 'content-type': 'text/html' }).end('<title>test</title>');
     if (url.pathname === '/page.gguf') return response.writeHead(200, headers).end('<!doctype html>');
+    if (url.pathname === '/huge.gguf') return response.writeHead(200, { ...headers, 'content-length': 2e13 }).write('GGUF');
     if (url.pathname === '/cut.gguf') return sendCut(response, headers);
     if (!url.pathname.endsWith('.gguf')) return sendFile(url.pathname, response);
     requests.push({ url: request.url, range: request.headers.range });

@@ -1,0 +1,124 @@
+// The demo page, end to end, with screenshots in test/shots.
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import fs from 'node:fs';
+import path from 'node:path';
+import { after, before, test } from 'node:test';
+import { launch } from './browser.mjs';
+import { modelPath, PKG } from './server.mjs';
+
+const WWW = path.join(PKG, '../www');
+const SHOTS = path.join(import.meta.dirname, 'shots');
+const FILE = 'SmolLM2-135M-Instruct.Q4_1.gguf';
+
+let browser, server, context, page;
+const errors = [];
+const shot = (name) => page.screenshot({ path: path.join(SHOTS, `${name}.png`) });
+
+before(async () => {
+  if (!fs.existsSync(path.join(WWW, 'node_modules'))) execFileSync('npm', ['ci'], { cwd: WWW, stdio: 'inherit' });
+  execFileSync('npm', ['run', 'build'], { cwd: WWW, stdio: 'inherit' });
+  fs.mkdirSync(SHOTS, { recursive: true });
+  const { serve } = await import(path.join(WWW, 'serve.mjs'));
+  // No headers: the page must isolate itself, as on a static host.
+  server = await serve({ models: { [FILE]: modelPath('smol.gguf') }, isolated: false });
+  browser = await launch();
+  context = await browser.newContext({ viewport: { width: 1280, height: 800 }, permissions: ['clipboard-read', 'clipboard-write'] });
+  page = await context.newPage();
+  page.setDefaultTimeout(120_000);
+  page.on('pageerror', (error) => errors.push(error.message));
+  page.on('console', (message) => message.type() === 'error' && errors.push(message.text()));
+  page.on('request', (request) => assert.ok(request.url().startsWith(origin()) || request.url().startsWith('data:') || request.url().startsWith('blob:'), request.url()));
+});
+after(async () => {
+  await browser?.close();
+  server?.closeAllConnections();
+  server?.close();
+});
+const origin = () => `http://127.0.0.1:${server.address().port}/`;
+const answered = () => page.waitForSelector('[aria-label="Write anew"]');
+const texts = (role) => page.locator(`.message.${role} .text`).allInnerTexts();
+
+test('a model is picked and loaded', async () => {
+  await page.goto(origin());
+  await page.waitForFunction('crossOriginIsolated');
+  await page.waitForSelector('.card');
+  await shot('welcome');
+  await page.click('.card');
+  await page.waitForSelector('#prompt');
+});
+
+test('an answer is written, and its figures are shown', async () => {
+  await page.click('[aria-label=Statistics]');
+  await page.fill('#prompt', 'Name three fruits.');
+  await page.keyboard.press('Enter');
+  await answered();
+  await page.waitForTimeout(700);
+  assert.equal((await texts('assistant')).length, 1);
+  assert.match(await page.locator('.panel').innerText(), /Decode\s+[\d.]+ tok\/s/);
+  await shot('chat');
+  await page.emulateMedia({ colorScheme: 'dark' });
+  await shot('chat-dark');
+  await page.click('[aria-label="Close the statistics"]');
+});
+
+test('an answer is stopped, and a message edited', async () => {
+  await page.fill('#prompt', 'Write a long story about a lighthouse.');
+  await page.keyboard.press('Enter');
+  await page.click('[aria-label=Stop]');
+  await page.waitForSelector('[aria-label=Send]');
+  await page.locator('.message.user').last().hover();
+  await page.locator('[aria-label=Edit]').last().click();
+  await page.locator('.editing textarea').fill('Say hello.');
+  await page.locator('.editing .primary').click();
+  await answered();
+  assert.equal((await texts('user')).at(-1), 'Say hello.');
+});
+
+test('the chat survives a reload, without a network', async () => {
+  const before = await texts('user');
+  await context.setOffline(true);
+  await page.reload();
+  await page.waitForSelector('#prompt');
+  assert.deepEqual(await texts('user'), before);
+  await page.fill('#prompt', 'And once more.');
+  await page.keyboard.press('Enter');
+  await answered();
+  await context.setOffline(false);
+});
+
+test('a phone', async () => {
+  await page.setViewportSize({ width: 390, height: 844 });
+  await page.waitForTimeout(400);
+  await shot('phone-dark');
+  assert.ok(await page.evaluate('document.documentElement.scrollWidth <= innerWidth'));
+  await page.click('[aria-label=Menu]');
+  await page.waitForTimeout(400);
+  await shot('phone-menu');
+  await page.locator('.sidebar .primary').click();
+  await page.emulateMedia({ colorScheme: 'light' });
+  await page.waitForTimeout(400);
+  await shot('phone');
+});
+
+test('the benchmark can be copied as Markdown', async () => {
+  await page.setViewportSize({ width: 1280, height: 800 });
+  await page.getByText('Benchmark').click();
+  await page.locator('.bench .primary').click();
+  await page.getByText('Copy as Markdown').click();
+  assert.match(await page.evaluate('navigator.clipboard.readText()'), /^\| model \| backend/);
+  await shot('bench');
+});
+
+test('a wrong address says so, and the page goes on', async () => {
+  await page.locator('.topbar .model').click();
+  await page.fill('#url', `${origin()}models/none.gguf`);
+  await page.keyboard.press('Enter');
+  assert.match(await page.locator('[role=alert]').innerText(), /no file/);
+  await page.click('.card');
+  await page.waitForSelector('#prompt');
+});
+
+test('nothing was reported in the console', () => {
+  assert.deepEqual(errors.filter((e) => !/404|ERR_INTERNET_DISCONNECTED/.test(e)), []);
+});
