@@ -170,10 +170,10 @@ impl Engine {
         let mut rows = self.logits.chunks_exact(self.model.config().n_vocab);
         for running in self.running.iter_mut().filter(|r| r.in_batch > 0) {
             self.model.kv_mut().commit_run(running.seq)?;
-            if running.advance() {
-                if let Some(logits) = rows.next() {
-                    running.choose(&self.tokenizer, logits, now, events);
-                }
+            if running.advance()
+                && let Some(logits) = rows.next()
+            {
+                running.choose(&self.tokenizer, logits, now, events);
             }
         }
         self.sweep(events);

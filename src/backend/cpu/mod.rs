@@ -25,7 +25,7 @@ use cache::CacheData;
 use matmul::{Finish, Job};
 use operand::OperandData;
 use pool::{Columns, Pool, none};
-use rows::{GateRow, NormRow, QuantizeRow, RopeRow, RopeTable};
+use rows::{DeltaRow, GateRow, NormRow, QuantizeRow, RopeRow, RopeTable};
 use simd::Level;
 use weight::WeightData;
 
@@ -238,7 +238,7 @@ impl Backend for Cpu {
         let (floats, groups) = out.parts();
         self.pool.rows(n, (&mut x, dim, pick), (floats, dim), (groups, n_groups), &|i, x, out, groups| {
             let row = pick.map_or(i, |p| p[i] as usize);
-            let delta = delta.map(|(data, norm, scale)| (&data[row * dim..][..dim], norm, scale));
+            let delta = delta.map(|(data, norm, scale)| DeltaRow { row: &data[row * dim..][..dim], norm, scale });
             level.run(NormRow { x, delta, weight, eps: op.eps, out, groups });
         });
         self.operands[op.out.0 as usize] = out;

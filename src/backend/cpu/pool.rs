@@ -132,6 +132,9 @@ impl Drop for Leave<'_> {
     }
 }
 
+/// Called with a row's number and its part of each of the matrices of [`Pool::rows`].
+pub type RowsJob<'a, A, B, C> = &'a (dyn Fn(usize, &mut [A], &mut [B], &mut [C]) + Sync);
+
 /// A fixed set of worker threads; see the module text.
 pub struct Pool {
     shared: Arc<Shared>,
@@ -209,7 +212,7 @@ impl Pool {
         (a, a_len, pick): (&mut [A], usize, Option<&[u32]>),
         (b, b_len): (&mut [B], usize),
         (c, c_len): (&mut [C], usize),
-        job: &(dyn Fn(usize, &mut [A], &mut [B], &mut [C]) + Sync),
+        job: RowsJob<'_, A, B, C>,
     ) {
         assert!(pick.is_none_or(|p| p.len() == n && p.is_sorted_by(|a, b| a < b)), "rows must be distinct and sorted");
         let (a, b, c) = (Parts::new(a), Parts::new(b), Parts::new(c));

@@ -20,11 +20,17 @@ fn rms_scale<S: Simd>(s: S, x: &[f32], eps: f32) -> f32 {
     1.0 / ((s.sum(sum) + tail) / x.len() as f32 + eps).sqrt()
 }
 
+/// One row of [`super::super::Delta`].
+pub(super) struct DeltaRow<'a> {
+    pub(super) row: &'a [f32],
+    pub(super) norm: Option<&'a [f32]>,
+    pub(super) scale: f32,
+}
+
 /// One row of [`super::super::Norm`].
 pub(super) struct NormRow<'a> {
     pub(super) x: &'a mut [f32],
-    /// The row to add, its norm weights, its factor.
-    pub(super) delta: Option<(&'a [f32], Option<&'a [f32]>, f32)>,
+    pub(super) delta: Option<DeltaRow<'a>>,
     pub(super) weight: &'a [f32],
     pub(super) eps: f32,
     pub(super) out: &'a mut [f32],
@@ -35,14 +41,14 @@ impl Kernel for NormRow<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match self.delta {
-            Some((delta, Some(weight), scale)) => {
-                let scale = scale * rms_scale(s, delta, self.eps);
-                for ((x, d), w) in self.x.iter_mut().zip(delta).zip(weight) {
+            Some(DeltaRow { row, norm: Some(weight), scale }) => {
+                let scale = scale * rms_scale(s, row, self.eps);
+                for ((x, d), w) in self.x.iter_mut().zip(row).zip(weight) {
                     *x += d * scale * w;
                 }
             }
-            Some((delta, None, scale)) => {
-                for (x, d) in self.x.iter_mut().zip(delta) {
+            Some(DeltaRow { row, norm: None, scale }) => {
+                for (x, d) in self.x.iter_mut().zip(row) {
                     *x += d * scale;
                 }
             }

@@ -50,7 +50,7 @@ impl WeightData {
     pub(super) fn load_rows(&mut self, pool: &Pool, first_row: usize, bytes: &[u8]) -> Result<()> {
         let row_bytes = self.ty.row_bytes(self.cols).unwrap_or(0);
         let n_rows = bytes.len().checked_div(row_bytes).unwrap_or(0);
-        if first_row % PANEL != 0 || n_rows * row_bytes != bytes.len() || first_row + n_rows > self.rows {
+        if !first_row.is_multiple_of(PANEL) || n_rows * row_bytes != bytes.len() || first_row + n_rows > self.rows {
             return Err(Error::invalid_request(format!(
                 "rows {first_row}.. of {} bytes do not fit into a weight [{}, {}] of {}",
                 bytes.len(),
