@@ -238,6 +238,20 @@ mod tests {
         }
     }
 
+    /// With quadratic patterns this would take minutes.
+    #[test]
+    fn long_runs_are_linear() {
+        for family in FAMILIES {
+            let split = Split::new(family.names[0]).expect("a known name");
+            for part in ["a", "A", "é", "\u{301}", "漢", "1", "!", "'", " ", "\n", " \n", "\r\n!", "aA", "ǅ"] {
+                let text = part.repeat(1 << 17) + "x";
+                let mut len = 0;
+                split.words(&text, |word| len += word.len());
+                assert_eq!(len, text.len(), "{:?} {part:?}", family.names);
+            }
+        }
+    }
+
     #[test]
     fn every_name_is_there_once() {
         let names: Vec<_> = FAMILIES.iter().flat_map(|family| family.names).collect();
