@@ -52,10 +52,10 @@ pub async fn perplexity(
             let scored = at >= first;
             let step = if scored { 64 } else { first - at }.min(model.max_batch()).min(context - at);
             batch.clear();
-            for i in at..at + step {
-                let parent = (i > at).then(|| (i - at - 1) as u32);
-                let output = scored && i + 1 < context;
-                batch.push(crate::batch::BatchToken { token: window[i], seq, parent, output });
+            for (i, &token) in window[at..at + step].iter().enumerate() {
+                let parent = i.checked_sub(1).map(|p| p as u32);
+                let output = scored && at + i + 1 < context;
+                batch.push(crate::batch::BatchToken { token, seq, parent, output });
             }
             model.forward(&batch, &mut logits).await?;
             model.kv_mut().commit_run(seq)?;

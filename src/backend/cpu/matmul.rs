@@ -183,6 +183,7 @@ impl<L: Codes> Tile for Ints<L> {
 
 /// Dot products over the quads of scale group `sub`.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "the index is that of two arrays, and the loop unrolls")]
 fn dots<S: Simd, L: Codes>(s: S, codes: &[S::I; 8], x: &Group, sub: usize) -> S::I {
     let n = 8 / L::SUBS;
     let mut acc = s.zero();
