@@ -48,8 +48,7 @@ fn backends() -> Vec<(String, Box<dyn Backend>)> {
 #[cfg(feature = "wgpu")]
 fn webgpu(all: &mut Vec<(String, Box<dyn Backend>)>) {
     use foreword::backend::webgpu::{Options, WebGpu};
-    let plain =
-        Options { subgroups: false, large_bindings: false, is_processor: Some(false), ..Options::default() };
+    let plain = Options { subgroups: false, large_bindings: false, is_processor: Some(false), ..Options::default() };
     for (name, options) in [("webgpu", Options::default()), ("webgpu, plain", plain)] {
         let gpu = pollster::block_on(WebGpu::open(&options)).expect("an adapter; ./test installs a software one");
         all.push((format!("{name}, {}", gpu.info().device), Box::new(gpu)));

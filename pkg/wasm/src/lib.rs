@@ -1,6 +1,8 @@
 //! The core for JavaScript: one class over the engine. Runs inside a worker; everything that crosses is JSON, numbers or
 //! bytes, and errors are `{code, message}`.
 
+#![cfg(target_arch = "wasm32")]
+
 mod source;
 
 use foreword::backend::cpu::Cpu;
