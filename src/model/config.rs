@@ -2,7 +2,7 @@
 
 use crate::backend::{Activation, RopePairs};
 
-/// A decoder-only transformer; made from GGUF metadata by [`super::families`].
+/// A decoder-only transformer; made from GGUF metadata by [`super::config_of`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// `general.architecture`.

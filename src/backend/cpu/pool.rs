@@ -5,7 +5,7 @@
 //! shared counter, so an uneven split or a busy core costs little.
 //!
 //! Natively the pool owns its threads. On WASM it cannot start any: the page starts workers on the same memory, and each
-//! calls [`worker_main`].
+//! calls `worker_main`.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};

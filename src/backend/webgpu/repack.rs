@@ -59,7 +59,7 @@ impl Layout {
         }
     }
 
-    /// Vectors of 16 bytes in a group of [`PANEL`] rows; `GROUP` in the shaders.
+    /// Vectors of 16 bytes in a group of `PANEL` rows; `GROUP` in the shaders.
     pub const fn group_vectors(self) -> usize {
         match self {
             Layout::F32 => 128,
