@@ -25,7 +25,7 @@ before(async () => {
   browser = await launch();
   context = await browser.newContext({ viewport: { width: 1280, height: 800 }, permissions: ['clipboard-read', 'clipboard-write'] });
   page = await context.newPage();
-  page.setDefaultTimeout(120_000);
+  page.setDefaultTimeout(25_000);
   page.on('pageerror', (error) => errors.push(error.message));
   page.on('console', (message) => message.type() === 'error' && errors.push(message.text()));
   page.on('request', (request) => assert.ok(request.url().startsWith(origin()) || request.url().startsWith('data:') || request.url().startsWith('blob:'), request.url()));
@@ -36,12 +36,16 @@ after(async () => {
   server?.close();
 });
 const origin = () => `http://127.0.0.1:${server.address().port}/`;
-const answered = () => page.waitForSelector('[aria-label="Write anew"]');
+/** Waits for the answer to what was just sent; the page draws at the next frame. */
+async function answered() {
+  await page.waitForTimeout(200);
+  await page.waitForSelector('[aria-label="Write anew"]');
+}
 const texts = (role) => page.locator(`.message.${role} .text`).allInnerTexts();
 
 test('a model is picked and loaded', async () => {
   await page.goto(origin());
-  await page.waitForFunction('crossOriginIsolated');
+  await page.waitForFunction(() => globalThis.crossOriginIsolated);
   await page.waitForSelector('.card');
   await shot('welcome');
   await page.click('.card');
@@ -91,7 +95,7 @@ test('a phone', async () => {
   await page.setViewportSize({ width: 390, height: 844 });
   await page.waitForTimeout(400);
   await shot('phone-dark');
-  assert.ok(await page.evaluate('document.documentElement.scrollWidth <= innerWidth'));
+  assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
   await page.click('[aria-label=Menu]');
   await page.waitForTimeout(400);
   await shot('phone-menu');
@@ -106,7 +110,7 @@ test('the benchmark can be copied as Markdown', async () => {
   await page.getByText('Benchmark').click();
   await page.locator('.bench .primary').click();
   await page.getByText('Copy as Markdown').click();
-  assert.match(await page.evaluate('navigator.clipboard.readText()'), /^\| model \| backend/);
+  assert.match(await page.evaluate(() => navigator.clipboard.readText()), /^\| model \| backend/);
   await shot('bench');
 });
 

@@ -6,5 +6,5 @@ import path from 'node:path';
 const here = import.meta.dirname;
 const wanted = process.argv.slice(2);
 const files = fs.readdirSync(here).filter((name) => name.endsWith('.test.mjs') && (!wanted.length || wanted.some((w) => name.includes(w))));
-const args = ['--test', '--test-concurrency=1', '--test-reporter=spec', ...files.map((name) => path.join(here, name))];
+const args = ['--test', '--test-concurrency=1', '--test-timeout=300000', '--test-reporter=spec', ...files.map((name) => path.join(here, name))];
 process.exit(spawnSync(process.execPath, args, { stdio: 'inherit' }).status ?? 1);

@@ -29,6 +29,7 @@ export async function load(source, label) {
     });
     state.model = model;
     state.modelName = label;
+    state.view = 'chat';
     if (typeof source === 'string') localStorage.setItem('model', JSON.stringify({ source, label }));
     plots.reset();
     void measure();
@@ -89,8 +90,10 @@ async function answer() {
   const controller = (state.answering = new AbortController());
   const history = chat.messages.map(({ role, content }) => ({ role, content }));
   const reply = { role: 'assistant', content: '' };
-  chat.messages.push(reply);
   chat.updated = Date.now();
+  // A reload in the middle of the answer must not lose the question.
+  await save();
+  chat.messages.push(reply);
   state.error = null;
   changed();
   try {
