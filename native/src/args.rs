@@ -1,7 +1,7 @@
 //! What was typed.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use foreword::backend::CacheType;
+use foreword::backend::{CacheType, Choice};
 use std::path::PathBuf;
 
 /// Language models on your own machine, obsessed with the time to the first word.
@@ -67,6 +67,12 @@ pub(crate) struct LoadArgs {
     /// Number format of the KV cache
     #[arg(long, value_enum, default_value_t = CacheArg::F16, value_name = "TYPE")]
     pub(crate) cache_type: CacheArg,
+    /// Where the model runs: cpu, wgpu, or auto for a GPU if there is one
+    #[arg(long, default_value = "cpu", value_name = "NAME")]
+    pub(crate) backend: Choice,
+    /// Have the time of each kernel measured.
+    #[arg(skip)]
+    pub(crate) profile: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -188,6 +194,9 @@ pub(crate) struct BenchArgs {
     /// One JSON object on standard output
     #[arg(long)]
     pub(crate) json: bool,
+    /// Show the time of each GPU kernel
+    #[arg(long)]
+    pub(crate) profile: bool,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
 }

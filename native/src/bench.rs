@@ -2,6 +2,7 @@
 
 use crate::args::{BenchArgs, CacheArg, LoadArgs, PerplexityArgs};
 use crate::{load, term};
+use foreword::backend::{Choice, KernelTime};
 use foreword::batch::{Batch, SeqId};
 use foreword::engine::Engine;
 use foreword::model::{Model, perplexity as measure};
@@ -15,6 +16,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
     }
     let mut load_args = args.load.clone();
     load_args.context = Some(load_args.context.unwrap_or(prompt.max(generate) + 64).max(prompt.max(generate)));
+    load_args.profile = args.profile;
     let started = load::clock();
     let mut engine = load::engine(&args.model, &load_args)?;
     let load_ms = load::clock() - started;
@@ -28,7 +30,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
     }
     let (ttft_ms, decode_ms) = (median(&mut ttft), median(&mut decode));
     let info = engine.model().backend().info();
-    let report = json!({
+    let mut report = json!({
         "model": args.model,
         "backend": info.backend,
         "device": info.device,
@@ -42,6 +44,11 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         "peak_rss_bytes": peak_rss(),
         "kv_bytes_per_token": engine.model().kv().shape().bytes_per_token(),
     });
+    let kernels = engine.model().backend().kernel_times();
+    if args.profile {
+        let row = |k: &KernelTime| json!({ "kernel": k.kernel, "ms": k.nanoseconds / 1e6, "runs": k.runs });
+        report["kernels"] = kernels.iter().map(row).collect();
+    }
     if args.json {
         return term::print_json(&report);
     }
@@ -59,7 +66,14 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         mib(memory.weights),
         mib(memory.cache),
         mib(memory.buffers),
-    ))
+    ))?;
+    // Of warm-up and all repetitions together.
+    let total: f64 = kernels.iter().map(|k| k.nanoseconds).sum();
+    for k in &kernels {
+        let (ms, share) = (k.nanoseconds / 1e6, k.nanoseconds / total * 100.0);
+        term::print(&format!("  {:<12} {ms:>9.1} ms  {share:>5.1} %  {:>8} runs\n", k.kernel, k.runs))?;
+    }
+    Ok(())
 }
 
 /// Timed runs on one model; each begins with an empty cache.
@@ -128,7 +142,13 @@ pub(crate) fn perplexity(args: &PerplexityArgs) -> Result<()> {
     let text = std::fs::read_to_string(&args.file)
         .map_err(|e| Error::storage(format!("cannot read {}: {e}", args.file.display())).caused_by(e))?;
     // As the reference: 32-bit cache, one window at a time.
-    let load_args = LoadArgs { threads: args.threads, context: Some(args.context.max(4)), cache_type: CacheArg::F32 };
+    let load_args = LoadArgs {
+        threads: args.threads,
+        context: Some(args.context.max(4)),
+        cache_type: CacheArg::F32,
+        backend: Choice::Cpu,
+        profile: false,
+    };
     let mut engine: Engine = load::engine(&args.model, &load_args)?;
     let tokens = engine.prompt(&text, false);
     let bos = engine.tokenizer().add_bos();

@@ -2,7 +2,7 @@
 
 use crate::args::{LoadArgs, SampleArgs};
 use crate::store;
-use foreword::backend::cpu::Cpu;
+use foreword::backend;
 use foreword::chat::ChatTemplate;
 use foreword::engine::Engine;
 use foreword::gguf::Gguf;
@@ -61,7 +61,7 @@ pub(crate) fn engine(model: &str, args: &LoadArgs) -> Result<Engine> {
     let path = store::find(model)?;
     let options =
         ModelOptions { context_length: args.context, cache_type: args.cache_type.into(), ..ModelOptions::default() };
-    let backend = Box::new(Cpu::new(threads(args.threads)?));
+    let backend = pollster::block_on(backend::open(args.backend, threads(args.threads)?, args.profile))?;
     let sources = sources(&path)?;
     pollster::block_on(Engine::load(sources, backend, &options, clock, &mut |_| {})).map_err(|e| e.at(path.display()))
 }
