@@ -69,8 +69,8 @@ impl Task<'_, '_> {
                 let mut t = first;
                 while t < end {
                     t += match end - t {
-                        12.. if S::TOKENS >= 12 => self.tile::<S, P, 12>(s, panel, t),
                         4.. if S::TOKENS >= 4 => self.tile::<S, P, 4>(s, panel, t),
+                        3 if S::TOKENS >= 4 => self.tile::<S, P, 3>(s, panel, t),
                         2.. => self.tile::<S, P, 2>(s, panel, t),
                         _ => self.tile::<S, P, 1>(s, panel, t),
                     };

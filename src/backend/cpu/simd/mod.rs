@@ -33,7 +33,7 @@ pub trait Kernel {
 pub trait Simd: Copy + Send + Sync + 'static {
     /// Lanes of a register; divides 16.
     const LANES: usize;
-    /// Tokens that a matrix product handles at a time: what the registers hold. One of 1, 2, 4, 8, 12.
+    /// Tokens that a matrix product handles at a time: what the registers hold. One of 1, 2, 4.
     const TOKENS: usize;
     /// Registers of one query's accumulators in attention; queries at a time follow from it.
     const QUERIES: usize;

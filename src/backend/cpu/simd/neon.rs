@@ -28,7 +28,7 @@ macro_rules! op {
 
 impl Simd for Neon {
     const LANES: usize = 4;
-    const TOKENS: usize = 8;
+    const TOKENS: usize = 4;
     const QUERIES: usize = 6;
     const SIGNED_OFFSET: f32 = 0.0;
     type F = float32x4_t;
