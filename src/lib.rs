@@ -10,6 +10,7 @@ pub mod kv;
 pub mod model;
 pub mod quant;
 pub mod sample;
+pub mod speculate;
 pub mod tokenizer;
 
 pub use error::{Error, Kind, Result};

@@ -15,7 +15,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("backend", &["quant", "batch"]),
     ("kv", &["backend", "batch", "quant"]),
     ("model", &["backend", "kv", "batch", "gguf", "quant"]),
-    ("engine", &["backend", "kv", "batch", "gguf", "model", "sample", "tokenizer", "chat"]),
+    ("speculate", &["batch", "model", "sample", "tokenizer"]),
+    ("engine", &["speculate", "backend", "kv", "batch", "gguf", "model", "sample", "tokenizer", "chat"]),
 ];
 
 fn files(folder: &Path, out: &mut Vec<PathBuf>) {

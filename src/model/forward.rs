@@ -16,11 +16,20 @@ impl Model {
     /// Whatever [`crate::kv::KvCache::plan`] refuses, [`crate::Kind::InvalidRequest`] for more than
     /// [`Model::max_batch`] rows or unknown tokens, [`crate::Kind::DeviceLost`].
     pub async fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
+        self.forward_layers(batch, self.config.layers.len(), logits).await
+    }
+
+    /// The same through the first `n_layers` layers only, then the last norm and the head: a draft. Deeper layers' cache
+    /// entries are not written, so the tokens must not be committed.
+    ///
+    /// # Errors
+    /// As for [`Model::forward`].
+    pub async fn forward_layers(&mut self, batch: &Batch, n_layers: usize, logits: &mut Vec<f32>) -> Result<()> {
         self.check(batch)?;
         let mut plan = std::mem::take(&mut self.plan);
         let planned = self.kv.plan(&mut *self.backend, batch, &mut plan);
         let result = match planned {
-            Ok(()) => self.run(&mut plan, logits).await,
+            Ok(()) => self.run(&mut plan, n_layers, logits).await,
             Err(error) => Err(error),
         };
         self.plan = plan;
@@ -44,7 +53,7 @@ impl Model {
         }
     }
 
-    async fn run(&mut self, plan: &mut Plan, logits: &mut Vec<f32>) -> Result<()> {
+    async fn run(&mut self, plan: &mut Plan, n_layers: usize, logits: &mut Vec<f32>) -> Result<()> {
         let (c, w, b) = (&self.config, &self.weights, &self.buffers);
         let backend = &mut *self.backend;
         // Not cleared first: every value is overwritten, and zeroing a large vocabulary takes time.
@@ -52,7 +61,7 @@ impl Model {
         backend.begin(plan)?;
         backend.embed(w.embeddings, c.embed_scale, b.x);
         let mut delta = None;
-        for layer in 0..c.layers.len() {
+        for layer in 0..n_layers.min(c.layers.len()) {
             delta = block(backend, c, w, b, (self.kv.cache(), layer), delta);
         }
         if plan.outputs.len() <= b.head_rows {

@@ -111,6 +111,28 @@ impl Sampler {
         &self.distribution
     }
 
+    /// The settings.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// A uniform number in 0..1 of the answer's own sequence.
+    pub fn unit(&mut self) -> f64 {
+        unit(&mut self.rng)
+    }
+
+    /// The distribution that a drafter's logits behind the tokens `ahead` stand for under these settings, cut to the `n`
+    /// most probable tokens. Temperature 0 counts as 1: a draft has use for more than one guess.
+    pub fn draft_distribution(&self, logits: &[f32], ahead: &[u32], n: usize) -> Distribution {
+        let mut history = self.history.clone();
+        ahead.iter().for_each(|&token| history.push(token));
+        let temperature = if self.params.temperature == 0.0 { 1.0 } else { self.params.temperature };
+        let top_k = if self.params.top_k == 0 { n } else { self.params.top_k.min(n) };
+        let mut distribution = Distribution::default();
+        distribution.fill(logits, &Params { temperature, top_k, ..self.params.clone() }, &history);
+        distribution
+    }
+
     /// Draws the next token.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
         self.distribution.fill(logits, &self.params, &self.history);

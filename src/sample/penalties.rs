@@ -4,7 +4,7 @@ use super::Params;
 use std::collections::VecDeque;
 
 /// The last tokens of a text.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct History {
     recent: VecDeque<u32>,
     window: usize,

@@ -1,0 +1,460 @@
+//! Speculation emits the target's tokens: whatever is guessed, by every method and under every sampler setting, the first
+//! two tokens are distributed as without guesses. Chi-square tests over all pairs, 100,000 samples each.
+
+mod common;
+
+use common::data;
+use common::random::Random;
+use foreword::backend::CacheType;
+use foreword::backend::cpu::Cpu;
+use foreword::batch::SeqId;
+use foreword::model::{Model, ModelOptions};
+use foreword::sample::{Params, Sampler};
+use foreword::speculate::draft::{CLASSES, Context, Drafter, Ngram, Proposal, Proposals};
+use foreword::speculate::verify::{Choice, choose};
+use foreword::speculate::{Growth, Mode, Probs, Shape, Speculation, Subject, Tree};
+
+const SAMPLES: usize = 100_000;
+
+/// The smallest p-value that a sound method may show; some 200 tests are made, with fixed seeds.
+const LEAST_P: f64 = 1e-5;
+
+/// A distribution by the tokens before.
+type Law = dyn Fn(&[u32]) -> Probs;
+
+/// The signature of [`choose`].
+type Chooser = dyn Fn(Probs, Option<&Probs>, &[u32], bool, &mut dyn FnMut() -> f64) -> Choice;
+
+fn uniform(random: &mut Random) -> f64 {
+    (random.bits() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+fn weights(list: &[f64]) -> Probs {
+    Probs::from_weights(list.iter().enumerate().map(|(i, &w)| (i as u32, w)).collect())
+}
+
+/// Upper tail of the chi-square distribution: the regularised incomplete gamma function by its series or its continued
+/// fraction (Numerical Recipes, section 6.2).
+fn p_value(chi2: f64, degrees: f64) -> f64 {
+    let (a, x) = (degrees / 2.0, chi2 / 2.0);
+    if x <= 0.0 {
+        return 1.0;
+    }
+    let front = (a * x.ln() - x - ln_gamma(a)).exp();
+    if x < a + 1.0 {
+        let (mut term, mut sum) = (1.0 / a, 1.0 / a);
+        for n in 1..1000 {
+            term *= x / (a + f64::from(n));
+            sum += term;
+        }
+        return 1.0 - front * sum;
+    }
+    let (mut b, mut c) = (x + 1.0 - a, 1e300);
+    let mut d = 1.0 / b;
+    let mut h = d;
+    for n in 1..1000 {
+        let an = -f64::from(n) * (f64::from(n) - a);
+        b += 2.0;
+        d = 1.0 / (an * d + b);
+        c = b + an / c;
+        h *= d * c;
+    }
+    front * h
+}
+
+/// Lanczos's approximation.
+fn ln_gamma(x: f64) -> f64 {
+    const C: [f64; 6] = [
+        76.180_091_729_471_46,
+        -86.505_320_329_416_77,
+        24.014_098_240_830_91,
+        -1.231_739_572_450_155,
+        0.120_865_097_386_617_9e-2,
+        -0.539_523_938_495_3e-5,
+    ];
+    let t = x + 5.5;
+    let sum = C.iter().enumerate().fold(1.000_000_000_190_015, |s, (i, c)| s + c / (x + 1.0 + i as f64));
+    (2.506_628_274_631_000_5 * sum / x).ln() - (t - (x + 0.5) * t.ln())
+}
+
+#[test]
+fn p_values_are_those_of_the_tables() {
+    for (chi2, degrees, p) in [(3.841, 1.0, 0.05), (18.307, 10.0, 0.05), (29.588, 10.0, 0.001), (124.342, 100.0, 0.05)]
+    {
+        assert!((p_value(chi2, degrees) / p - 1.0).abs() < 2e-3, "{chi2} of {degrees}: {}", p_value(chi2, degrees));
+    }
+}
+
+/// One round at the text `before`: the emitted tokens.
+fn round(
+    (target, draft): (&Law, &Law),
+    shape: &Shape,
+    chooser: &Chooser,
+    before: &[u32],
+    unit: &mut dyn FnMut() -> f64,
+) -> Vec<u32> {
+    let at = |path: &[u32]| before.iter().chain(path).copied().collect::<Vec<u32>>();
+    let mut growth = Growth::new(shape.clone());
+    loop {
+        let slots = growth.wanted();
+        if slots.is_empty() {
+            break;
+        }
+        let law = |&s: &usize| Proposal { law: draft(&at(&growth.tree().path(s))), class: 0 };
+        let proposals = slots.iter().map(law).collect();
+        growth.grow(proposals, true, unit);
+    }
+    let tree = growth.finish();
+    verify(target, &tree, shape.replaces(), chooser, before, unit)
+}
+
+fn verify(
+    target: &Law,
+    tree: &Tree,
+    replaces: bool,
+    chooser: &Chooser,
+    before: &[u32],
+    unit: &mut dyn FnMut() -> f64,
+) -> Vec<u32> {
+    let (mut slot, mut out) = (0, Vec::new());
+    loop {
+        let children: Vec<usize> = tree.children(slot).collect();
+        let drawn: Vec<u32> = children.iter().map(|&c| tree.nodes()[c].token).collect();
+        let text: Vec<u32> = before.iter().chain(&out).copied().collect();
+        match chooser(target(&text), tree.law(slot), &drawn, replaces, unit) {
+            Choice::Accepted(k) => {
+                out.push(drawn[k]);
+                slot = children[k] + 1;
+            }
+            Choice::Emitted(token) => {
+                out.push(token);
+                return out;
+            }
+        }
+    }
+}
+
+/// Chi-square p-value of the first two tokens; 0 when one came that cannot come.
+fn p_of_pairs(target: &Law, mut pair: impl FnMut() -> [u32; 2]) -> f64 {
+    let mut counts = std::collections::HashMap::<[u32; 2], f64>::new();
+    for _ in 0..SAMPLES {
+        *counts.entry(pair()).or_default() += 1.0;
+    }
+    let (mut chi2, mut degrees, mut rare, mut rare_want) = (0.0, -1.0, 0.0, 0.0);
+    for &(a, p) in target(&[]).entries() {
+        for &(b, q) in target(&[a]).entries() {
+            let (got, want) = (counts.remove(&[a, b]).unwrap_or(0.0), p * q * SAMPLES as f64);
+            if want < 5.0 {
+                (rare, rare_want) = (rare + got, rare_want + want);
+            } else {
+                chi2 += (got - want) * (got - want) / want;
+                degrees += 1.0;
+            }
+        }
+    }
+    if !counts.is_empty() {
+        return 0.0;
+    }
+    if rare_want >= 1.0 {
+        chi2 += (rare - rare_want) * (rare - rare_want) / rare_want;
+        degrees += 1.0;
+    } else if rare > 8.0 {
+        return 0.0;
+    }
+    if degrees < 1.0 { 1.0 } else { p_value(chi2, degrees) }
+}
+
+fn p_of(laws: (&Law, &Law), shape: &Shape, chooser: &Chooser, seed: u64) -> f64 {
+    let mut random = Random::new(seed);
+    p_of_pairs(laws.0, || {
+        let mut unit = || uniform(&mut random);
+        let mut out = Vec::new();
+        while out.len() < 2 {
+            let more = round(laws, shape, chooser, &out, &mut unit);
+            out.extend(more);
+        }
+        [out[0], out[1]]
+    })
+}
+
+fn shapes() -> Vec<(&'static str, Shape)> {
+    vec![
+        ("chain", Shape::Constant(vec![1, 1])),
+        ("rsd-c", Shape::Constant(vec![3, 2])),
+        ("rsd-c wide", Shape::Constant(vec![9])),
+        ("rsd-s", Shape::Beam { width: 3, depth: 2 }),
+        ("rsd-s wide", Shape::Beam { width: 8, depth: 3 }),
+        ("independent", Shape::Independent(vec![3, 2])),
+    ]
+}
+
+/// Target and draft by the number of tokens before.
+type Case = (&'static str, [Vec<f64>; 2], [Vec<f64>; 2]);
+
+/// Pairs of laws that are hard in one way each.
+fn cases() -> Vec<Case> {
+    let (a, b) = (vec![0.4, 0.3, 0.2, 0.07, 0.03], vec![0.1, 0.1, 0.2, 0.25, 0.35]);
+    vec![
+        ("unlike", [a.clone(), b.clone()], [b.clone(), a.clone()]),
+        ("draft = target", [a.clone(), b.clone()], [a.clone(), b.clone()]),
+        ("ties", [vec![0.2; 5], a.clone()], [vec![0.2; 5], vec![0.2; 5]]),
+        ("zeros", [vec![0.5, 0.0, 0.3, 0.0, 0.2], a.clone()], [vec![0.0, 0.6, 0.4, 0.0, 0.0], b.clone()]),
+        ("disjoint", [vec![0.6, 0.4, 0.0, 0.0, 0.0], b.clone()], [vec![0.0, 0.0, 0.5, 0.3, 0.2], a.clone()]),
+        (
+            "certain draft",
+            [a.clone(), b.clone()],
+            [vec![1.0 - 1e-12, 1e-12, 0.0, 0.0, 0.0], vec![0.0, 0.0, 0.0, 1.0, 0.0]],
+        ),
+        ("certain target", [vec![1e-9, 1.0, 1e-9, 0.0, 0.0], b.clone()], [a.clone(), vec![0.2; 5]]),
+        ("greedy target", [vec![0.0, 0.0, 1.0, 0.0, 0.0], b], [a.clone(), a]),
+    ]
+}
+
+/// Laws that depend on the token before, too.
+fn turned(list: &[Vec<f64>; 2]) -> impl Fn(&[u32]) -> Probs + use<> {
+    let list = list.clone();
+    move |before: &[u32]| {
+        let mut w = list[before.len().min(1)].clone();
+        if let Some(&last) = before.last() {
+            w.rotate_right(last as usize % 2 * 2);
+        }
+        weights(&w)
+    }
+}
+
+fn check(name: &str, p: f64, all: &mut Vec<f64>) {
+    println!("{name:<60} p = {p:.4}");
+    assert!(p > LEAST_P, "{name}: p = {p:e}");
+    all.push(p);
+}
+
+#[test]
+fn every_method_emits_the_targets_tokens() {
+    let mut all = Vec::new();
+    for (i, (case, target, draft)) in cases().iter().enumerate() {
+        for (j, (name, shape)) in shapes().iter().enumerate() {
+            let p = p_of((&turned(target), &turned(draft)), shape, &choose, (i * 10 + j) as u64 + 1);
+            check(&format!("{case}, {name}"), p, &mut all);
+        }
+    }
+    // p-values of a sound method are spread evenly; those of certain laws are 1.
+    let below = all.iter().filter(|p| **p < 0.5).count() as f64;
+    let n = all.iter().filter(|p| **p < 1.0).count() as f64;
+    assert!((below - n / 2.0).abs() < 4.0 * (n / 4.0).sqrt(), "{below} of {n} p-values are below 0.5");
+}
+
+/// Sampler settings, each with something of its own.
+fn settings() -> Vec<(&'static str, Params)> {
+    let p = Params::default();
+    vec![
+        ("temperature 0.3", Params { temperature: 0.3, ..p.clone() }),
+        ("temperature 1.5", Params { temperature: 1.5, ..p.clone() }),
+        ("top-k", Params { top_k: 3, ..p.clone() }),
+        ("top-p", Params { top_p: 0.8, ..p.clone() }),
+        ("min-p", Params { min_p: 0.2, ..p.clone() }),
+        ("typical-p", Params { typical_p: 0.8, ..p.clone() }),
+        ("penalties", Params { repetition_penalty: 1.5, presence_penalty: 0.5, frequency_penalty: 0.3, ..p.clone() }),
+        ("bias", Params { logit_bias: vec![(0, 1.5), (2, f32::NEG_INFINITY)], ..p.clone() }),
+        ("all", Params { temperature: 0.7, top_k: 4, top_p: 0.95, min_p: 0.05, presence_penalty: 0.4, ..p }),
+    ]
+}
+
+/// Logits of a small model that depend on the last token.
+fn logits(seed: u64, before: &[u32]) -> Vec<f32> {
+    let mut r = Random::new(seed + before.last().map_or(0, |&t| u64::from(t) + 1) * 17);
+    (0..6).map(|_| r.float() * 2.0).collect()
+}
+
+#[test]
+fn every_sampler_setting_is_kept() {
+    let mut all = Vec::new();
+    for (i, (setting, params)) in settings().into_iter().enumerate() {
+        let (a, b) = (params.clone(), params.clone());
+        let target = move |before: &[u32]| {
+            let mut sampler = Sampler::new(a.clone());
+            before.iter().for_each(|&t| sampler.accept(t));
+            Probs::of(sampler.distribution(&logits(1, before)))
+        };
+        // The drafter's model is another one; the settings apply to it, too.
+        let draft = move |before: &[u32]| {
+            Probs::of(&Sampler::new(b.clone()).draft_distribution(&logits(2, before), before, 64))
+        };
+        for (j, (name, shape)) in shapes().iter().enumerate() {
+            let p = p_of((&target, &draft), shape, &choose, 1000 + (i * 10 + j) as u64);
+            check(&format!("{setting}, {name}"), p, &mut all);
+        }
+    }
+}
+
+/// What may be broken in the residual.
+#[derive(Clone, Copy)]
+enum Mutation {
+    /// The rest is drawn from the target instead of the residual.
+    TargetForResidual,
+    /// The residual keeps what the draft covered.
+    NotSubtracted,
+    /// The draft is not renormalised without the rejected sibling.
+    DraftNotRenormalised,
+    /// Siblings without replacement are verified as if drawn with it.
+    WithReplacement,
+}
+
+/// Recursive rejection sampling on plain vectors, with one thing broken.
+fn broken(mutation: Mutation) -> impl Fn(Probs, Option<&Probs>, &[u32], bool, &mut dyn FnMut() -> f64) -> Choice {
+    move |target, law, drawn, replaces, unit| {
+        let Some(law) = law else { return choose(target, law, drawn, replaces, unit) };
+        if matches!(mutation, Mutation::WithReplacement) {
+            return choose(target, Some(law), drawn, true, unit);
+        }
+        let norm = |v: Vec<f64>| {
+            let sum: f64 = v.iter().sum();
+            v.into_iter().map(|x| x / sum).collect::<Vec<f64>>()
+        };
+        let dense = |p: &Probs| (0..8).map(|t| p.p(t)).collect::<Vec<f64>>();
+        let (full, mut q, mut p) = (dense(&target), dense(&target), dense(law));
+        for (k, &x) in drawn.iter().enumerate() {
+            let x = x as usize;
+            if unit() * p[x] < q[x] {
+                return Choice::Accepted(k);
+            }
+            if !matches!(mutation, Mutation::NotSubtracted) {
+                q = norm(q.iter().zip(&p).map(|(q, p)| (q - p).max(0.0)).collect());
+            }
+            p[x] = 0.0;
+            if !matches!(mutation, Mutation::DraftNotRenormalised) {
+                p = norm(p);
+            }
+        }
+        let rest = if matches!(mutation, Mutation::TargetForResidual) { full } else { q };
+        Choice::Emitted(weights(&rest).pick(unit()).unwrap_or(0))
+    }
+}
+
+#[test]
+fn broken_residuals_are_found() {
+    use Mutation::{DraftNotRenormalised, NotSubtracted, TargetForResidual, WithReplacement};
+    let (_, target, draft) = &cases()[0];
+    let laws: (&Law, &Law) = (&turned(target), &turned(draft));
+    for (name, shape) in [("rsd-c", Shape::Constant(vec![3, 2])), ("rsd-s", Shape::Beam { width: 3, depth: 2 })] {
+        for (i, mutation) in
+            [TargetForResidual, NotSubtracted, DraftNotRenormalised, WithReplacement].into_iter().enumerate()
+        {
+            let p = p_of(laws, &shape, &broken(mutation), 7);
+            println!("{name}, mutation {i}: p = {p:e}");
+            assert!(p < 1e-12, "{name}: mutation {i} is not found, p = {p}");
+        }
+    }
+}
+
+/// Guesses from fixed laws.
+struct Fixed<F>(F);
+
+impl<F: Fn(&[u32]) -> Proposal> Drafter for Fixed<F> {
+    fn propose<'a>(&'a mut self, context: Context<'a>, slots: &'a [usize]) -> Proposals<'a> {
+        let law = |&slot: &usize| (self.0)(&[context.text, &context.tree.path(slot)].concat());
+        let proposals = slots.iter().map(law).collect();
+        Box::pin(async move { Ok(proposals) })
+    }
+    fn end(&mut self, _: u64) {}
+    fn is_model(&self) -> bool {
+        false
+    }
+}
+
+fn tiny_model() -> Model {
+    let options =
+        ModelOptions { context_length: Some(64), cache_type: CacheType::F32, cache_tokens: None, max_batch: 8 };
+    common::load(&data("models/llama.gguf"), &options, Cpu::new(1))
+}
+
+#[test]
+fn the_adaptive_tree_is_exact_too() {
+    let mut model = tiny_model();
+    for (i, (case, target, draft)) in cases().iter().enumerate() {
+        let (target, draft) = (turned(target), turned(draft));
+        // The class says something about the law, as with real drafters.
+        let drafter = Fixed(move |text: &[u32]| {
+            let law = draft(text);
+            let class = (law.largest() * 9.0) as usize;
+            Proposal { law, class: class.min(CLASSES - 1) }
+        });
+        let mut speculation = Speculation::new(Box::new(drafter), Mode::Auto, 100, || 0.0).expect("a mode");
+        let mut sampler = Sampler::new(Params { seed: i as u64, ..Params::default() });
+        let (mut guesses, mut request) = (0, 0);
+        let p = p_of_pairs(&target, || {
+            let mut out = Vec::new();
+            // A request lasts for some answers, so that acceptance is learnt and drafting pauses and goes on.
+            request += 1;
+            while out.len() < 2 {
+                let (text, seq, room) = (&out[..], SeqId(0), 20);
+                let subject = Subject { request: request / 50, seq, text, sampler: &mut sampler, rows: 1, room };
+                let tree = pollster::block_on(speculation.draft(&mut model, subject));
+                guesses += tree.nodes().len();
+                let more = verify(&target, &tree, false, &choose, &out, &mut || sampler.unit());
+                let mut path = vec![0];
+                for token in &more[..more.len() - 1] {
+                    let at = *path.last().expect("a slot");
+                    let node = tree.children(at).find(|&c| tree.nodes()[c].token == *token).expect("a node");
+                    path.push(node + 1);
+                }
+                speculation.learn(request / 50, &tree, &path);
+                out.extend(more);
+            }
+            [out[0], out[1]]
+        });
+        println!("{case}: {guesses} guesses");
+        assert!(guesses > 1000, "{case}: nothing was drafted");
+        check(&format!("{case}, auto"), p, &mut Vec::new());
+    }
+}
+
+#[test]
+fn trees_have_the_form_that_was_asked_for() {
+    let mut random = Random::new(3);
+    let law = || Proposal { law: weights(&[0.3, 0.3, 0.2, 0.1, 0.06, 0.04]), class: 0 };
+    for (_, shape) in shapes() {
+        let mut growth = Growth::new(shape.clone());
+        while !growth.wanted().is_empty() {
+            let laws = growth.wanted().iter().map(|_| law()).collect();
+            growth.grow(laws, true, &mut || uniform(&mut random));
+        }
+        let tree = growth.finish();
+        assert!(tree.nodes().len() <= shape.size());
+        assert!(tree.nodes().iter().all(|n| n.depth <= shape.depth()));
+        for (i, node) in tree.nodes().iter().enumerate() {
+            assert!(node.slot <= i, "parents come first");
+            assert_eq!(tree.path(i + 1).len(), node.depth);
+            if !shape.replaces() {
+                let same = |c: usize| tree.nodes()[c].token == node.token;
+                assert_eq!(tree.children(node.slot).filter(|&c| same(c)).count(), 1, "drawn without replacement");
+            }
+        }
+        let order = tree.depth_first();
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..tree.nodes().len()).collect::<Vec<_>>());
+        let place = |node: usize| order.iter().position(|&n| n == node);
+        assert!((0..order.len()).all(|n| tree.nodes()[n].slot == 0 || place(tree.nodes()[n].slot - 1) < place(n)));
+    }
+    for shape in [Shape::Constant(vec![]), Shape::Beam { width: 0, depth: 3 }, Shape::Constant(vec![300])] {
+        let refused = Speculation::new(Box::new(Ngram), Mode::Fixed(shape), 255, || 0.0);
+        assert_eq!(refused.err().expect("a refusal").kind(), foreword::Kind::InvalidRequest);
+    }
+}
+
+#[test]
+fn lookup_finds_what_followed() {
+    let text = [1, 2, 3, 4, 9, 9, 2, 3, 5, 8, 1, 2, 3];
+    // "1 2 3" was followed by 4, the shorter "2 3" also by 5.
+    let p = Ngram::proposal(&text, &[], 1.0);
+    assert_eq!(p.class, 3);
+    assert_eq!(p.law.entries().iter().map(|e| e.0).collect::<Vec<_>>(), [4, 5]);
+    assert!(p.law.p(4) > 0.8);
+    // Behind a guess.
+    let p = Ngram::proposal(&text, &[4], 1.0);
+    assert_eq!((p.class, p.law.p(9)), (4, 1.0));
+    let p = Ngram::proposal(&text, &[7], 1.0);
+    assert!(p.law.is_empty());
+    assert!(Ngram::proposal(&[], &[], 1.0).law.is_empty());
+    assert!(Ngram::proposal(&[5], &[], 1.0).law.is_empty());
+}
