@@ -100,11 +100,8 @@ impl KvCache {
         if len > from.len {
             return Err(Error::invalid_request(format!("cannot fork {len} tokens of a sequence of {}", from.len)));
         }
-        let blocks = from.blocks[..len.div_ceil(BLOCK)].to_vec();
-        for &block in &blocks {
-            self.refs[block as usize] += 1;
-        }
-        Ok(self.insert(Sequence { blocks, len, planned: None }))
+        let blocks = from.blocks.clone();
+        self.seq_of(&blocks, len)
     }
 
     /// Drops all tokens of `seq` behind the first `len`.
@@ -125,7 +122,35 @@ impl KvCache {
         }
     }
 
-    fn release(&mut self, block: u32) {
+    /// A new sequence of `len` tokens on blocks that are held already, by other sequences or by [`KvCache::hold`].
+    ///
+    /// # Errors
+    /// [`crate::Kind::InvalidRequest`] when the blocks are too few.
+    pub fn seq_of(&mut self, blocks: &[u32], len: usize) -> Result<SeqId> {
+        let blocks = blocks.get(..len.div_ceil(BLOCK)).map(<[u32]>::to_vec);
+        let blocks = blocks.ok_or_else(|| Error::invalid_request(format!("too few blocks for {len} tokens")))?;
+        blocks.iter().for_each(|&block| self.hold(block));
+        Ok(self.insert(Sequence { blocks, len, planned: None }))
+    }
+
+    /// The blocks of a sequence; none for one that does not exist.
+    pub fn blocks(&self, seq: SeqId) -> &[u32] {
+        self.get(seq).map_or(&[], |s| &s.blocks)
+    }
+
+    /// Sequences and other holders of a block.
+    pub fn holders(&self, block: u32) -> u32 {
+        self.refs[block as usize]
+    }
+
+    /// Keeps a held block from being reused, until it is [released](KvCache::release) once more.
+    pub fn hold(&mut self, block: u32) {
+        debug_assert!(self.refs[block as usize] > 0, "a block that nobody holds has no content");
+        self.refs[block as usize] += 1;
+    }
+
+    /// Undoes a [`KvCache::hold`].
+    pub fn release(&mut self, block: u32) {
         let refs = &mut self.refs[block as usize];
         *refs -= 1;
         if *refs == 0 {

@@ -8,6 +8,7 @@ pub mod error;
 pub mod gguf;
 pub mod kv;
 pub mod model;
+pub mod prefill;
 pub mod quant;
 pub mod sample;
 pub mod speculate;

@@ -15,8 +15,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("backend", &["quant", "batch"]),
     ("kv", &["backend", "batch", "quant"]),
     ("model", &["backend", "kv", "batch", "gguf", "quant"]),
+    ("prefill", &["model"]),
     ("speculate", &["batch", "model", "sample", "tokenizer"]),
-    ("engine", &["speculate", "backend", "kv", "batch", "gguf", "model", "sample", "tokenizer", "chat"]),
+    ("engine", &["speculate", "backend", "kv", "batch", "gguf", "model", "prefill", "sample", "tokenizer", "chat"]),
 ];
 
 fn files(folder: &Path, out: &mut Vec<PathBuf>) {

@@ -19,7 +19,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         max_tokens: args.sample.max_tokens,
         stop: args.sample.stop.clone(),
         logprobs: args.json.then_some(args.logprobs.unwrap_or(0)),
-        ignore_eos: false,
+        ..Request::default()
     };
     if args.json {
         let mut tokens = Vec::new();

@@ -1,28 +1,33 @@
 //! Requests to answers: any number of them over one model.
 //!
 //! [`Engine::step`] runs one forward for everything that is under way: first a token for every answer that is being
-//! written, then pieces of prompts that are being read, up to the batch size. So a long prompt does not stop the answers of
-//! others. A request is admitted when the cache can hold its prompt and its whole answer; until then it waits.
+//! written, then pieces of prompts that are being read ([`crate::prefill`] says which, and how much). So a long prompt does
+//! not stop the answers of others.
 //!
-//! Sequences of finished answers stay in the cache until their memory is needed. A new request forks the one with which
-//! it shares the longest beginning: the second turn of a chat reads only what is new.
+//! A request is admitted when the cache has room for its prompt and the beginning of its answer; until then it waits. When
+//! memory runs out later, the answer whose turn is last gives its memory up and is read again when there is room. The cache
+//! of finished answers stays until its memory is needed, and a request begins behind the longest beginning that is known:
+//! the second turn of a chat reads only what is new.
 
 pub mod openai;
+mod prefixes;
 mod request;
 mod running;
+mod schedule;
 mod stream;
 
-pub use request::{Done, Event, FinishReason, Request, RequestId, TokenEvent, Usage};
+pub use request::{Done, Event, FinishReason, Request, RequestId, TokenEvent, Totals, Usage};
 
 use crate::backend::{BLOCK, Backend};
-use crate::batch::{Batch, SeqId};
+use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::gguf::source::Source;
 use crate::model::{Model, ModelOptions, Progress};
+use crate::prefill::{Cost, Pace};
 use crate::tokenizer::Tokenizer;
+use prefixes::Prefixes;
 use running::Running;
-use std::collections::VecDeque;
 
 /// A model that answers requests.
 pub struct Engine {
@@ -32,13 +37,24 @@ pub struct Engine {
     /// Milliseconds from any fixed moment.
     clock: fn() -> f64,
     next_id: u64,
-    waiting: VecDeque<Running>,
+    /// In the order of their turns.
+    waiting: Vec<Running>,
     running: Vec<Running>,
-    /// Finished sequences and their tokens, the least recently used first.
-    cached: VecDeque<(SeqId, Vec<u32>)>,
+    /// Events of the time between two steps.
+    reports: Vec<Event>,
+    prefixes: Prefixes,
+    cost: Cost,
+    pace: Pace,
+    /// Prompt tokens read so far.
+    n_read: u64,
+    totals: Totals,
     batch: Batch,
     logits: Vec<f32>,
 }
+
+/// Default of [`Engine::set_step_target`]: 20 tokens a second, faster than one reads, and steps large enough for
+/// prefill to be efficient on a laptop.
+const STEP_TARGET_MS: f64 = 50.0;
 
 impl Engine {
     /// Loads a model from its files into `backend`. `clock` gives milliseconds; the core has no clock of its own.
@@ -63,14 +79,19 @@ impl Engine {
             )));
         }
         Ok(Engine {
+            cost: Cost::of(model.config()),
             model,
             tokenizer,
             gguf,
             clock,
             next_id: 0,
-            waiting: VecDeque::new(),
+            waiting: Vec::new(),
             running: Vec::new(),
-            cached: VecDeque::new(),
+            reports: Vec::new(),
+            prefixes: Prefixes::new(),
+            pace: Pace::new(STEP_TARGET_MS),
+            n_read: 0,
+            totals: Totals::default(),
             batch: Batch::new(),
             logits: Vec::new(),
         })
@@ -129,25 +150,39 @@ impl Engine {
         }
         let id = RequestId(self.next_id);
         self.next_id += 1;
-        self.waiting.push_back(Running::new(id, request, room, (self.clock)()));
+        self.enqueue(Running::new(id, request, room, self.n_read, (self.clock)()));
         Ok(id)
     }
 
-    /// Ends a request; [`Engine::step`] reports it, and its memory is free at once.
+    /// Ends a request and frees its memory; the next [`Engine::step`] reports it.
     pub fn cancel(&mut self, id: RequestId) {
-        for running in self.waiting.iter_mut().chain(&mut self.running).filter(|r| r.id == id) {
-            running.finish = Some(FinishReason::Cancelled);
+        let kv = self.model.kv_mut();
+        for mut over in self.running.extract_if(.., |r| r.id == id).chain(self.waiting.extract_if(.., |r| r.id == id)) {
+            kv.free(over.seq);
+            over.finish = Some(FinishReason::Cancelled);
+            self.reports.extend(over.over());
         }
     }
 
-    /// Whether there is nothing to do.
+    /// Whether there is nothing to do and nothing to report.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty()
+        self.waiting.is_empty() && self.running.is_empty() && self.reports.is_empty()
     }
 
-    /// Forgets finished sequences.
+    /// Forgets the beginnings of finished answers.
     pub fn clear_cache(&mut self) {
-        while self.evict() {}
+        while self.prefixes.evict(self.model.kv_mut()) {}
+    }
+
+    /// How long a step may take, in milliseconds, while answers are being written: prompts of others are read in pieces
+    /// that keep to it. Infinite for the highest throughput.
+    pub fn set_step_target(&mut self, milliseconds: f64) {
+        self.pace.set_target_ms(milliseconds);
+    }
+
+    /// What was done since the last call.
+    pub fn take_totals(&mut self) -> Totals {
+        std::mem::take(&mut self.totals)
     }
 
     /// One forward for everything under way; appends what happened to `events`.
@@ -155,138 +190,60 @@ impl Engine {
     /// # Errors
     /// Only what ends all requests: a lost device. They have failed then, and the cache is empty.
     pub async fn step(&mut self, events: &mut Vec<Event>) -> Result<()> {
-        self.sweep(events);
-        self.admit(events);
-        self.batch.clear();
-        self.fill_batch();
+        let started = (self.clock)();
+        events.append(&mut self.reports);
+        self.admit();
+        let work = self.fill();
         if self.batch.is_empty() {
             return Ok(());
         }
+        self.totals.schedule_ms += (self.clock)() - started;
         if let Err(error) = self.model.forward(&self.batch, &mut self.logits).await {
-            self.fail_all(&error, events);
-            return Err(error);
+            return self.fail(error, events);
         }
+        self.totals.steps += 1;
+        self.totals.rows += self.batch.len();
+        self.totals.widest = self.totals.widest.max(self.batch.len());
+        let kv = self.model.kv();
+        self.totals.most_blocks = self.totals.most_blocks.max(kv.shape().n_blocks - kv.free_blocks());
         let now = (self.clock)();
-        let mut rows = self.logits.chunks_exact(self.model.config().n_vocab);
-        for running in self.running.iter_mut().filter(|r| r.in_batch > 0) {
-            self.model.kv_mut().commit_run(running.seq)?;
-            if running.advance()
-                && let Some(logits) = rows.next()
-            {
-                running.choose(&self.tokenizer, logits, now, events);
-            }
+        let mut at = 0;
+        for running in self.running.iter_mut().filter(|r| r.offer.rows > 0) {
+            let n = running.offer.outputs * self.model.config().n_vocab;
+            let logits = &self.logits[at..at + n];
+            at += n;
+            running.take((&mut self.model, &self.tokenizer), logits, now, events)?;
         }
-        self.sweep(events);
+        self.finish(events);
+        let elapsed = (self.clock)() - started;
+        self.totals.step_ms += elapsed;
+        self.pace.observe(work.reading, work.rows, elapsed);
         Ok(())
     }
 
-    /// Puts this step's tokens into the batch: answers first, then prompts in the order of their requests.
-    fn fill_batch(&mut self) {
-        self.running.iter_mut().for_each(|r| r.in_batch = 0);
-        let mut budget = self.model.max_batch();
-        // Outputs come in row order, so both passes fill rows in the order of `running`: writing answers before reading
-        // ones.
-        self.running.sort_by_key(|r| (r.is_reading(), r.id));
-        for running in &mut self.running {
-            let pending = running.pending();
-            let n = pending.len().min(budget);
-            if n > 0 {
-                self.batch.push_run(running.seq, &pending[..n], n == pending.len());
-                running.in_batch = n;
-                budget -= n;
-            }
-        }
-    }
-
-    /// Moves waiting requests to the running ones while the cache can hold them to their end.
-    fn admit(&mut self, events: &mut Vec<Event>) {
-        while let Some(mut next) = self.waiting.pop_front() {
-            let promised: usize = self.running.iter().map(|r| r.blocks_to_come(self.model.kv())).sum();
-            // One more for the shared block that is copied when the new sequence writes to it.
-            let needed = promised + next.most_tokens().div_ceil(BLOCK) + 1;
-            while self.model.kv().free_blocks() < needed && self.evict_but(&next.request.prompt) {}
-            if self.model.kv().free_blocks() < needed && !self.running.is_empty() {
-                return self.waiting.push_front(next);
-            }
-            match self.begin(&mut next) {
-                Ok(()) => self.running.push(next),
-                Err(error) => events.push(Event::Failed(next.id, error)),
-            }
-        }
-    }
-
-    /// Gives a request its sequence: a fork of the cached one that shares most with it.
-    fn begin(&mut self, next: &mut Running) -> Result<()> {
-        let Some((shared, index)) = self.longest_prefix(&next.request.prompt) else {
-            next.begin(self.model.kv_mut().new_seq(), 0);
-            return Ok(());
-        };
-        if let Some(used) = self.cached.remove(index) {
-            next.begin(self.model.kv_mut().fork(used.0, shared)?, shared);
-            self.cached.push_back(used);
-        }
-        Ok(())
-    }
-
-    /// The cached sequence that shares the longest beginning with a prompt: `(tokens, index)`. The last token of a prompt
-    /// is always read, for its logits.
-    fn longest_prefix(&self, prompt: &[u32]) -> Option<(usize, usize)> {
-        let shared =
-            |tokens: &[u32]| tokens.iter().zip(&prompt[..prompt.len() - 1]).take_while(|(a, b)| a == b).count();
-        let best = self.cached.iter().enumerate().map(|(i, (_, tokens))| (shared(tokens), i)).max_by_key(|(n, _)| *n);
-        best.filter(|(n, _)| *n > 0)
-    }
-
-    /// Frees the least recently used cached sequence; `false` when there is none.
-    fn evict(&mut self) -> bool {
-        match self.cached.pop_front() {
-            Some((seq, _)) => {
-                self.model.kv_mut().free(seq);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// The same, but the one that `prompt` could use goes last.
-    fn evict_but(&mut self, prompt: &[u32]) -> bool {
-        let keep = self.longest_prefix(prompt).map(|(_, i)| i);
-        match (0..self.cached.len()).find(|i| Some(*i) != keep).and_then(|i| self.cached.remove(i)) {
-            Some((seq, _)) => {
-                self.model.kv_mut().free(seq);
-                true
-            }
-            None => self.evict(),
-        }
-    }
-
-    /// Reports finished requests and keeps their sequences for later ones.
-    fn sweep(&mut self, events: &mut Vec<Event>) {
-        for over in &mut self.waiting {
-            events.extend(over.done());
-        }
-        self.waiting.retain(|r| r.finish.is_none());
+    /// Reports finished answers and keeps their cache for later requests.
+    fn finish(&mut self, events: &mut Vec<Event>) {
         let kv = self.model.kv_mut();
         for mut over in self.running.extract_if(.., |r| r.finish.is_some()) {
-            events.extend(over.done());
-            if over.finish == Some(FinishReason::Cancelled) {
-                kv.free(over.seq);
-            } else {
-                let len = kv.len(over.seq);
-                self.cached.push_back((over.seq, over.into_tokens(len)));
-            }
+            events.extend(over.over());
+            self.prefixes.insert(kv, over.seq, &over.tokens()[..kv.len(over.seq)]);
+            kv.free(over.seq);
         }
     }
 
-    /// Ends everything after a failure of the device.
-    fn fail_all(&mut self, error: &Error, events: &mut Vec<Event>) {
-        for running in self.running.drain(..) {
-            self.model.kv_mut().free(running.seq);
-            events.push(Event::Failed(running.id, Error::new(error.kind(), error.to_string())));
+    /// Ends the requests of a batch that failed; after a lost device all of them.
+    fn fail(&mut self, error: Error, events: &mut Vec<Event>) -> Result<()> {
+        let all = error.kind() == crate::Kind::DeviceLost;
+        let kv = self.model.kv_mut();
+        let failed = self.running.extract_if(.., |r| all || r.offer.rows > 0);
+        for failed in failed.chain(self.waiting.extract_if(.., |_| all)) {
+            kv.free(failed.seq);
+            events.push(Event::Failed(failed.id, Error::new(error.kind(), error.to_string())));
         }
-        for waiting in self.waiting.drain(..) {
-            events.push(Event::Failed(waiting.id, Error::new(error.kind(), error.to_string())));
+        if !all {
+            return Ok(());
         }
         self.clear_cache();
+        Err(error)
     }
 }

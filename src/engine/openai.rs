@@ -67,6 +67,8 @@ pub struct Body {
     pub chat_template_kwargs: Option<Map<String, Value>>,
     /// Go on after end-of-generation tokens.
     pub ignore_eos: bool,
+    /// Higher ones are admitted and read first; 0 by default.
+    pub priority: Option<i32>,
 }
 
 /// The prompt of a completion.
@@ -144,6 +146,7 @@ impl Body {
             stop,
             logprobs,
             ignore_eos: self.ignore_eos,
+            priority: self.priority.unwrap_or(0),
         })
     }
 

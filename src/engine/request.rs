@@ -18,6 +18,8 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// Go on after end-of-generation tokens (for benchmarks).
     pub ignore_eos: bool,
+    /// Requests of a higher priority are admitted and read first.
+    pub priority: i32,
 }
 
 /// Names a request.
@@ -44,6 +46,27 @@ pub struct TokenEvent {
     pub text: String,
     /// Natural log-probability and the most probable tokens, where asked for.
     pub logprobs: Option<(f32, Vec<(u32, f32)>)>,
+}
+
+/// What an engine did; see [`super::Engine::take_totals`].
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Totals {
+    /// Forwards.
+    pub steps: usize,
+    /// Rows of all forwards; there is no padding among them.
+    pub rows: usize,
+    /// Rows of the widest forward.
+    pub widest: usize,
+    /// Tokens that were found in the cache instead of being read.
+    pub shared: usize,
+    /// Times that an answer gave its memory to others, to be read again later.
+    pub preemptions: usize,
+    /// Most blocks of the KV cache in use, known beginnings included.
+    pub most_blocks: usize,
+    /// Time that was spent on choosing what to run, in milliseconds.
+    pub schedule_ms: f64,
+    /// Time of whole steps, in milliseconds.
+    pub step_ms: f64,
 }
 
 /// Why an answer ended.

@@ -2,9 +2,11 @@
 
 use super::request::{Done, Event, FinishReason, Request, RequestId, TokenEvent, Usage};
 use super::stream::TextStream;
-use crate::backend::BLOCK;
-use crate::batch::SeqId;
+use crate::batch::{Batch, SeqId};
+use crate::error::Result;
 use crate::kv::KvCache;
+use crate::model::Model;
+use crate::prefill::Turn;
 use crate::sample::{Sampler, log_probabilities};
 use crate::tokenizer::Tokenizer;
 
@@ -14,8 +16,11 @@ pub(super) struct Running {
     pub(super) seq: SeqId,
     /// Set once the answer is over.
     pub(super) finish: Option<FinishReason>,
-    /// Tokens of this step's batch.
-    pub(super) in_batch: usize,
+    pub(super) turn: Turn,
+    /// What the request put into this step's batch.
+    pub(super) offer: Offer,
+    /// Another request that is reading a beginning which this one shares, and how long that is; until then this one waits.
+    pub(super) follows: Option<(RequestId, usize)>,
     /// Prompt and answer.
     tokens: Vec<u32>,
     /// Tokens in the cache.
@@ -29,28 +34,39 @@ pub(super) struct Running {
     first: f64,
 }
 
+/// Rows of a batch, and how many of them give logits.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Offer {
+    pub(super) rows: usize,
+    pub(super) outputs: usize,
+}
+
+/// Tokens of an answer that must find room in the cache when its request is admitted; for the rest, requests compete.
+const LOOKAHEAD: usize = 64;
+
 impl Running {
-    /// `room` is what the context holds.
-    pub(super) fn new(id: RequestId, mut request: Request, room: usize, now: f64) -> Self {
-        let prompt = request.prompt.len();
+    /// `room` is what the context holds, `n_read` the number of prompt tokens that the engine has read so far.
+    pub(super) fn new(id: RequestId, mut request: Request, room: usize, n_read: u64, now: f64) -> Self {
+        let tokens = std::mem::take(&mut request.prompt);
         let mut sampler = Sampler::new(request.params.clone());
-        request.prompt.iter().for_each(|&t| sampler.accept(t));
+        tokens.iter().for_each(|&t| sampler.accept(t));
         let stop = std::mem::take(&mut request.stop).into_iter().filter(|s| !s.is_empty()).collect();
-        let limit = request.max_tokens.map_or(room, |n| prompt.saturating_add(n).min(room));
         Running {
             id,
-            tokens: request.prompt.clone(),
-            request,
             seq: SeqId(u32::MAX),
             finish: None,
-            in_batch: 0,
+            turn: Turn::new(request.priority, n_read, tokens.len(), id.0),
+            offer: Offer::default(),
+            follows: None,
             done: 0,
-            limit,
+            limit: request.max_tokens.map_or(room, |n| tokens.len().saturating_add(n).min(room)),
             sampler,
             stream: TextStream::new(stop),
-            usage: Usage { prompt_tokens: prompt, ..Usage::default() },
+            usage: Usage { prompt_tokens: tokens.len(), ..Usage::default() },
             submitted: now,
             first: now,
+            request,
+            tokens,
         }
     }
 
@@ -58,37 +74,74 @@ impl Running {
     pub(super) fn begin(&mut self, seq: SeqId, shared: usize) {
         self.seq = seq;
         self.done = shared;
-        self.usage.cached_tokens = shared;
+        self.follows = None;
+        if self.usage.completion_tokens == 0 {
+            self.usage.cached_tokens = shared;
+        }
     }
 
-    /// Tokens of prompt and answer at most; the last one is never written to the cache.
-    pub(super) fn most_tokens(&self) -> usize {
-        self.limit
+    /// Prompt and answer so far.
+    pub(super) fn tokens(&self) -> &[u32] {
+        &self.tokens
     }
 
-    /// Blocks that this request will still take.
-    pub(super) fn blocks_to_come(&self, kv: &KvCache) -> usize {
-        kv.blocks_needed(self.seq, self.limit.saturating_sub(kv.len(self.seq))).unwrap_or(self.limit.div_ceil(BLOCK))
+    /// Tokens in the cache.
+    pub(super) fn done(&self) -> usize {
+        self.done
     }
 
-    /// Whether the prompt is not yet read whole.
+    /// Whether more than the last token is not in the cache yet.
     pub(super) fn is_reading(&self) -> bool {
-        self.tokens.len() - self.done > 1
+        self.pending() > 1
     }
 
-    /// Tokens that are not in the cache yet.
-    pub(super) fn pending(&self) -> &[u32] {
-        &self.tokens[self.done..]
+    /// Number of tokens that are not in the cache yet.
+    pub(super) fn pending(&self) -> usize {
+        self.tokens.len() - self.done
     }
 
-    /// Counts the batch's tokens as done; whether a token must be chosen now.
-    pub(super) fn advance(&mut self) -> bool {
-        self.done += self.in_batch;
-        self.done == self.tokens.len()
+    /// Tokens that the request may have in the cache before others are asked to make room.
+    pub(super) fn promised(&self) -> usize {
+        self.limit.min(self.tokens.len() + LOOKAHEAD)
+    }
+
+    /// Blocks that were promised to this request and that it does not hold yet.
+    pub(super) fn blocks_to_come(&self, kv: &KvCache) -> usize {
+        kv.blocks_needed(self.seq, self.promised().saturating_sub(kv.len(self.seq))).unwrap_or(0)
+    }
+
+    /// Puts up to `n` rows into a batch. Here, and only here, it is decided what a request asks of a forward.
+    pub(super) fn put(&mut self, n: usize, batch: &mut Batch) {
+        let n = n.min(self.pending());
+        let whole = n > 0 && n == self.pending();
+        if n > 0 {
+            batch.push_run(self.seq, &self.tokens[self.done..][..n], whole);
+        }
+        self.offer = Offer { rows: n, outputs: usize::from(whole) };
+    }
+
+    /// Takes what the forward made of [`Running::put`]: keeps rows in the cache and chooses tokens. `logits` are the
+    /// offer's outputs.
+    ///
+    /// # Errors
+    /// Never for a sequence that was in the batch.
+    pub(super) fn take(
+        &mut self,
+        (model, tokenizer): (&mut Model, &Tokenizer),
+        logits: &[f32],
+        now: f64,
+        events: &mut Vec<Event>,
+    ) -> Result<()> {
+        model.kv_mut().commit_run(self.seq)?;
+        self.done += self.offer.rows;
+        if self.offer.outputs > 0 {
+            self.choose(tokenizer, logits, now, events);
+        }
+        Ok(())
     }
 
     /// Chooses the next token from the logits behind the last one.
-    pub(super) fn choose(&mut self, tokenizer: &Tokenizer, logits: &[f32], now: f64, events: &mut Vec<Event>) {
+    fn choose(&mut self, tokenizer: &Tokenizer, logits: &[f32], now: f64, events: &mut Vec<Event>) {
         let token = self.sampler.sample(logits);
         self.sampler.accept(token);
         if self.usage.completion_tokens == 0 {
@@ -113,15 +166,9 @@ impl Running {
     }
 
     /// The event of a finished request.
-    pub(super) fn done(&mut self) -> Option<Event> {
+    pub(super) fn over(&mut self) -> Option<Event> {
         let reason = self.finish?;
         let text = self.stream.finish();
         Some(Event::Done(self.id, Done { reason, text, usage: self.usage }))
-    }
-
-    /// The tokens that are in the cache.
-    pub(super) fn into_tokens(mut self, len: usize) -> Vec<u32> {
-        self.tokens.truncate(len);
-        self.tokens
     }
 }
