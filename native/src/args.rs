@@ -73,6 +73,9 @@ pub(crate) struct LoadArgs {
     /// Have the time of each kernel measured.
     #[arg(skip)]
     pub(crate) profile: bool,
+    /// Tokens that the KV cache holds over all sequences; by default one context.
+    #[arg(skip)]
+    pub(crate) cache_tokens: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -178,7 +181,10 @@ pub(crate) struct ChatArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<BenchCommand>,
     /// Path, name, address or hf:owner/repo/file.gguf
     #[arg(default_value = "smollm2-135m")]
     pub(crate) model: String,
@@ -197,6 +203,38 @@ pub(crate) struct BenchArgs {
     /// Show the time of each GPU kernel
     #[arg(long)]
     pub(crate) profile: bool,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Compare ways to read many prompts: padded, one at a time, sorted by length, prepacked
+    #[command(
+        after_help = "Example:\n  foreword bench prefill smollm2-135m --dataset prompts.jsonl --batch 16 --threads 2"
+    )]
+    Prefill(PrefillArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PrefillArgs {
+    /// Path, name, address or hf:owner/repo/file.gguf
+    pub(crate) model: String,
+    /// Prompts as JSON lines: strings, or objects with prompt, question, text or turns
+    #[arg(long, value_name = "F")]
+    pub(crate) dataset: PathBuf,
+    /// Prompts that come at once
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub(crate) batch: usize,
+    /// Most batches, drawn at random from the file, the same ones every time
+    #[arg(long, default_value_t = 4, value_name = "B")]
+    pub(crate) batches: usize,
+    /// Leave longer prompts out
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) longest: Option<usize>,
+    /// One JSON object on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
 }

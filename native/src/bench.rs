@@ -1,6 +1,8 @@
 //! `foreword bench` and `foreword perplexity`.
 
-use crate::args::{BenchArgs, CacheArg, LoadArgs, PerplexityArgs};
+mod prefill;
+
+use crate::args::{BenchArgs, BenchCommand, CacheArg, LoadArgs, PerplexityArgs};
 use crate::{load, term};
 use foreword::backend::{Choice, KernelTime};
 use foreword::batch::{Batch, SeqId};
@@ -10,6 +12,9 @@ use foreword::{Error, Result};
 use serde_json::json;
 
 pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
+    if let Some(BenchCommand::Prefill(args)) = &args.command {
+        return prefill::prefill(args);
+    }
     let (prompt, generate) = (args.prompt_tokens, args.gen_tokens);
     if prompt == 0 || generate == 0 || args.reps == 0 {
         return Err(Error::invalid_request("--prompt-tokens, --gen-tokens and --reps must be at least 1"));
@@ -148,6 +153,7 @@ pub(crate) fn perplexity(args: &PerplexityArgs) -> Result<()> {
         cache_type: CacheArg::F32,
         backend: Choice::Cpu,
         profile: false,
+        cache_tokens: None,
     };
     let mut engine: Engine = load::engine(&args.model, &load_args)?;
     let tokens = engine.prompt(&text, false);

@@ -59,8 +59,12 @@ pub(crate) fn header(model: &str) -> Result<Gguf> {
 /// Loads a model.
 pub(crate) fn engine(model: &str, args: &LoadArgs) -> Result<Engine> {
     let path = store::find(model)?;
-    let options =
-        ModelOptions { context_length: args.context, cache_type: args.cache_type.into(), ..ModelOptions::default() };
+    let options = ModelOptions {
+        context_length: args.context,
+        cache_type: args.cache_type.into(),
+        cache_tokens: args.cache_tokens,
+        ..ModelOptions::default()
+    };
     let backend = pollster::block_on(backend::open(args.backend, threads(args.threads)?, args.profile))?;
     let sources = sources(&path)?;
     pollster::block_on(Engine::load(sources, backend, &options, clock, &mut |_| {})).map_err(|e| e.at(path.display()))

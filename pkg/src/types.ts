@@ -136,7 +136,7 @@ export interface ChatCompletionRequest extends SamplingOptions {
 }
 
 export interface CompletionRequest extends SamplingOptions {
-  prompt: string | number[];
+  prompt: string | number[] | string[] | number[][];
   stream?: boolean;
   logprobs?: number;
 }

@@ -90,9 +90,9 @@ impl Running {
         self.done
     }
 
-    /// Whether more than the last token is not in the cache yet.
+    /// Whether more than the last token of an answer is not in the cache yet.
     pub(super) fn is_reading(&self) -> bool {
-        self.pending() > 1
+        self.pending() > 1 || self.usage.completion_tokens == 0
     }
 
     /// Number of tokens that are not in the cache yet.

@@ -8,13 +8,12 @@ mod source;
 use foreword::backend::cpu::Cpu;
 use foreword::backend::{Backend, CacheType};
 use foreword::chat::ChatTemplate;
-use foreword::engine::openai::{Answer, Body};
+use foreword::engine::openai::{Answer, Answers, Body, Reply};
 use foreword::engine::{Engine, Event, Request, RequestId};
 use foreword::model::{ModelOptions, Progress};
 use foreword::{Error, Result};
 use js_sys::{Function, Object, Reflect};
 use serde_json::{Value, json};
-use std::collections::HashMap;
 use wasm_bindgen::prelude::*;
 
 /// What the loader is told.
@@ -33,14 +32,9 @@ pub struct Session {
     engine: Engine,
     template: Result<ChatTemplate>,
     name: String,
-    open: HashMap<RequestId, Open>,
+    answers: Answers,
     events: Vec<Event>,
-}
-
-/// A request under way.
-struct Open {
-    answer: Answer,
-    stream: bool,
+    replies: Vec<Reply>,
 }
 
 #[wasm_bindgen]
@@ -61,10 +55,8 @@ impl Session {
         let mut submit = || -> Result<f64> {
             let body = Body::parse(body)?;
             let template = self.template.as_ref().map_err(|e| Error::new(e.kind(), e.to_string()));
-            let request = body.request(&self.engine, template, u64::from(seed))?;
             let answer = Answer::new(&body, id, &self.name, created as u64);
-            let id = self.engine.submit(request)?;
-            self.open.insert(id, Open { answer, stream: body.stream == Some(true) });
+            let id = self.answers.submit(&mut self.engine, &body, template, answer, u64::from(seed))?;
             Ok(id.0 as f64)
         };
         submit().map_err(|e| to_js(&e))
@@ -77,15 +69,14 @@ impl Session {
         let noise = (0..prompt as u32).map(|i| i.wrapping_mul(2_654_435_761) % n_vocab);
         let request =
             Request { prompt: noise.collect(), max_tokens: Some(generate), ignore_eos: true, ..Request::default() };
-        let id = self.engine.submit(request).map_err(|e| to_js(&e))?;
         let answer = Answer::new(&Body::default(), "benchmark", &self.name, 0);
-        self.open.insert(id, Open { answer, stream: false });
-        Ok(id.0 as f64)
+        let id = self.answers.submit_requests(&mut self.engine, vec![request], answer, false);
+        id.map(|id| id.0 as f64).map_err(|e| to_js(&e))
     }
 
     /// Ends a request; the next step reports it.
     pub fn cancel(&mut self, id: f64) {
-        self.engine.cancel(RequestId(id as u64));
+        self.answers.cancel(&mut self.engine, RequestId(id as u64));
     }
 
     /// Whether there is nothing to do.
@@ -96,12 +87,19 @@ impl Session {
     /// One forward. Returns JSON: a list of `{id, value, done}` and `{id, error}`.
     pub async fn step(&mut self) -> std::result::Result<String, JsValue> {
         let outcome = self.engine.step(&mut self.events).await;
-        let mut out = Vec::new();
         for event in self.events.drain(..) {
-            report(&mut self.open, &self.engine, &event, &mut out);
+            self.answers.take(&mut self.engine, event, &mut self.replies);
         }
+        let out = self.replies.drain(..).map(|reply| match reply.value {
+            Ok(value) => json!({"id": reply.id.0, "value": value, "done": reply.done}),
+            Err(error) => {
+                let error = json!({"code": error.kind().row().code, "message": error.to_string()});
+                json!({"id": reply.id.0, "error": error})
+            }
+        });
+        let out = Value::Array(out.collect()).to_string();
         outcome.map_err(|e| to_js(&e))?;
-        Ok(Value::Array(out).to_string())
+        Ok(out)
     }
 
     /// Text to tokens, without BOS.
@@ -188,7 +186,14 @@ async fn load(sources: Vec<JsValue>, options: &str, start: &Function, progress: 
         template.set_clock(js_sys::Date::now);
         template
     });
-    Ok(Session { engine, template, name: options.name, open: HashMap::new(), events: Vec::new() })
+    Ok(Session {
+        engine,
+        template,
+        name: options.name,
+        answers: Answers::new(),
+        events: Vec::new(),
+        replies: Vec::new(),
+    })
 }
 
 /// Hands the pool to the workers that wait for it.
@@ -201,30 +206,6 @@ fn start_threads(cpu: &Cpu, start: &Function) {
 
 #[cfg(not(target_arch = "wasm32"))]
 fn start_threads(_: &Cpu, _: &Function) {}
-
-/// Turns an event into what [`Session::step`] returns.
-fn report(open: &mut HashMap<RequestId, Open>, engine: &Engine, event: &Event, out: &mut Vec<Value>) {
-    let tokenizer = engine.tokenizer();
-    let (id, over) = match event {
-        Event::Token(id, _) => (*id, false),
-        Event::Done(id, _) | Event::Failed(id, _) => (*id, true),
-    };
-    let Some(request) = open.get_mut(&id) else { return };
-    if let Event::Failed(_, error) = event {
-        out.push(json!({"id": id.0, "error": {"code": error.kind().row().code, "message": error.to_string()}}));
-    } else if request.stream {
-        let chunks = request.answer.chunks(tokenizer, event);
-        let last = chunks.len();
-        out.extend(
-            chunks.into_iter().zip(1..).map(|(v, i)| json!({"id": id.0, "value": v, "done": over && i == last})),
-        );
-    } else if let Some(value) = request.answer.response(tokenizer, event) {
-        out.push(json!({"id": id.0, "value": value, "done": true}));
-    }
-    if over {
-        open.remove(&id);
-    }
-}
 
 fn to_js(error: &Error) -> JsValue {
     let object = Object::new();

@@ -3,11 +3,16 @@
 //!
 //! Unknown fields are ignored, as OpenAI clients send many; known ones that cannot be honoured are refused.
 
-use super::{Engine, Event, FinishReason, Request, TokenEvent, Usage};
+mod answer;
+mod answers;
+
+pub use answer::Answer;
+pub use answers::{Answers, Reply};
+
+use super::{Engine, Request, Usage};
 use crate::chat::{ChatTemplate, Message, RenderOptions};
 use crate::error::{Error, Result};
 use crate::sample::Params;
-use crate::tokenizer::Tokenizer;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -21,7 +26,7 @@ const MOST_LOGPROBS: usize = 20;
 pub struct Body {
     /// The conversation (chat completions).
     pub messages: Option<Vec<Message>>,
-    /// The text to go on with (completions); a string, or tokens.
+    /// The text to go on with (completions); a string or tokens, or several of them.
     pub prompt: Option<Prompt>,
     /// Name that answers carry.
     pub model: Option<String>,
@@ -79,8 +84,10 @@ pub enum Prompt {
     Text(String),
     /// Tokens, as they are.
     Tokens(Vec<u32>),
-    /// Several prompts; only one is accepted.
+    /// Several prompts; each has a choice in the answer.
     Texts(Vec<String>),
+    /// Several prompts as tokens.
+    Lists(Vec<Vec<u32>>),
 }
 
 /// One stop text, or several.
@@ -120,11 +127,11 @@ impl Body {
         serde_json::from_str(json).map_err(|e| Error::invalid_request(format!("the request does not parse: {e}")))
     }
 
-    /// The engine's request. `template` is that of the model; `seed` is taken where the body has none.
+    /// The engine's requests, one a prompt. `template` is that of the model; `seed` is taken where the body has none.
     ///
     /// # Errors
     /// [`crate::Kind::InvalidRequest`] for what cannot be honoured, and what [`ChatTemplate::render_with`] reports.
-    pub fn request(&self, engine: &Engine, template: Result<&ChatTemplate>, seed: u64) -> Result<Request> {
+    pub fn request(&self, engine: &Engine, template: Result<&ChatTemplate>, seed: u64) -> Result<Vec<Request>> {
         if self.n.is_some_and(|n| n != 1) {
             return Err(Error::invalid_request("n must be 1; send several requests instead"));
         }
@@ -139,34 +146,43 @@ impl Body {
                 "at most {MOST_LOGPROBS} alternatives of a token can be listed"
             )));
         }
-        Ok(Request {
-            prompt: self.tokens(engine, template)?,
+        let request = Request {
+            prompt: Vec::new(),
             params: self.params(seed)?,
             max_tokens: self.max_completion_tokens.or(self.max_tokens),
             stop,
             logprobs,
             ignore_eos: self.ignore_eos,
             priority: self.priority.unwrap_or(0),
-        })
+        };
+        let prompts = self.tokens(engine, template)?;
+        Ok(prompts.into_iter().map(|prompt| Request { prompt, ..request.clone() }).collect())
     }
 
-    fn tokens(&self, engine: &Engine, template: Result<&ChatTemplate>) -> Result<Vec<u32>> {
+    fn tokens(&self, engine: &Engine, template: Result<&ChatTemplate>) -> Result<Vec<Vec<u32>>> {
         if let Some(messages) = &self.messages {
             let options = RenderOptions {
                 tools: self.tools.as_ref(),
                 add_generation_prompt: true,
                 variables: self.chat_template_kwargs.as_ref(),
             };
-            return Ok(engine.prompt(&template?.render_with(messages, &options)?, true));
+            return Ok(vec![engine.prompt(&template?.render_with(messages, &options)?, true)]);
         }
         match &self.prompt {
-            Some(Prompt::Text(text)) => Ok(engine.prompt(text, false)),
-            Some(Prompt::Tokens(tokens)) => Ok(tokens.clone()),
-            Some(Prompt::Texts(texts)) if texts.len() == 1 => Ok(engine.prompt(&texts[0], false)),
-            Some(Prompt::Texts(_)) => {
-                Err(Error::invalid_request("one prompt a request; send several requests instead"))
-            }
+            Some(Prompt::Text(text)) => Ok(vec![engine.prompt(text, false)]),
+            Some(Prompt::Tokens(tokens)) => Ok(vec![tokens.clone()]),
+            Some(Prompt::Texts(texts)) => Ok(texts.iter().map(|text| engine.prompt(text, false)).collect()),
+            Some(Prompt::Lists(lists)) => Ok(lists.clone()),
             None => Err(Error::invalid_request("the request has neither messages nor a prompt")),
+        }
+    }
+
+    /// Number of prompts, each of which has a choice in the answer.
+    fn n_prompts(&self) -> usize {
+        match &self.prompt {
+            Some(Prompt::Texts(texts)) if self.messages.is_none() => texts.len(),
+            Some(Prompt::Lists(lists)) if self.messages.is_none() => lists.len(),
+            _ => 1,
         }
     }
 
@@ -198,145 +214,6 @@ impl Body {
             Logprobs::Count(n) => Some(n),
         }
     }
-}
-
-/// Turns the events of one request into chunks, or into one response.
-#[derive(Debug)]
-pub struct Answer {
-    id: String,
-    model: String,
-    created: u64,
-    chat: bool,
-    include_usage: bool,
-    begun: bool,
-    text: String,
-    logprobs: Option<Vec<Value>>,
-}
-
-impl Answer {
-    /// For a request. `id` is unique, `model` the name where the body has none, `created` in seconds since 1970.
-    pub fn new(body: &Body, id: &str, model: &str, created: u64) -> Self {
-        let chat = body.messages.is_some();
-        Answer {
-            id: format!("{}-{id}", if chat { "chatcmpl" } else { "cmpl" }),
-            model: body.model.clone().unwrap_or_else(|| model.to_string()),
-            created,
-            chat,
-            include_usage: body.stream_options.is_some_and(|o| o.include_usage),
-            begun: false,
-            text: String::new(),
-            logprobs: body.n_logprobs().map(|_| Vec::new()),
-        }
-    }
-
-    /// The chunks that an event makes; none for failures.
-    pub fn chunks(&mut self, tokenizer: &Tokenizer, event: &Event) -> Vec<Value> {
-        match event {
-            Event::Token(_, token) => {
-                let logprobs = token.logprobs.as_ref().map(|_| self.logprobs(vec![entry(tokenizer, token)]));
-                if token.text.is_empty() && logprobs.is_none() && self.begun {
-                    return Vec::new();
-                }
-                vec![self.chunk(&token.text, logprobs, None)]
-            }
-            Event::Done(_, done) => {
-                let mut last = self.chunk(&done.text, None, Some(done.reason));
-                let usage = usage(&done.usage);
-                if !self.include_usage {
-                    last["usage"] = usage;
-                    return vec![last];
-                }
-                let mut end = self.envelope(if self.chat { "chat.completion.chunk" } else { "text_completion" });
-                end["choices"] = json!([]);
-                end["usage"] = usage;
-                vec![last, end]
-            }
-            Event::Failed(..) => Vec::new(),
-        }
-    }
-
-    /// Takes an event in; the response once the answer is over.
-    pub fn response(&mut self, tokenizer: &Tokenizer, event: &Event) -> Option<Value> {
-        match event {
-            Event::Token(_, token) => {
-                self.text.push_str(&token.text);
-                if let Some(list) = &mut self.logprobs {
-                    list.push(entry(tokenizer, token));
-                }
-                None
-            }
-            Event::Done(_, done) => {
-                self.text.push_str(&done.text);
-                let logprobs = self.logprobs.take().map(|list| self.logprobs(list));
-                let text = std::mem::take(&mut self.text);
-                let mut choice = match self.chat {
-                    true => json!({"index": 0, "message": {"role": "assistant", "content": text}}),
-                    false => json!({"index": 0, "text": text}),
-                };
-                choice["logprobs"] = logprobs.unwrap_or(Value::Null);
-                choice["finish_reason"] = done.reason.name().into();
-                let mut response = self.envelope(if self.chat { "chat.completion" } else { "text_completion" });
-                response["choices"] = json!([choice]);
-                response["usage"] = usage(&done.usage);
-                Some(response)
-            }
-            Event::Failed(..) => None,
-        }
-    }
-
-    fn envelope(&self, object: &str) -> Value {
-        json!({"id": self.id, "object": object, "created": self.created, "model": self.model})
-    }
-
-    fn chunk(&mut self, text: &str, logprobs: Option<Value>, finish: Option<FinishReason>) -> Value {
-        let mut choice = json!({"index": 0});
-        if self.chat {
-            let mut delta = Map::new();
-            if !self.begun {
-                delta.insert("role".into(), "assistant".into());
-            }
-            if !text.is_empty() || !self.begun {
-                delta.insert("content".into(), text.into());
-            }
-            choice["delta"] = delta.into();
-        } else {
-            choice["text"] = text.into();
-        }
-        self.begun = true;
-        choice["logprobs"] = logprobs.unwrap_or(Value::Null);
-        choice["finish_reason"] = finish.map_or(Value::Null, |f| f.name().into());
-        let mut chunk = self.envelope(if self.chat { "chat.completion.chunk" } else { "text_completion" });
-        chunk["choices"] = json!([choice]);
-        chunk
-    }
-
-    /// Entries of tokens in the form of this interface.
-    fn logprobs(&self, entries: Vec<Value>) -> Value {
-        if self.chat {
-            return json!({"content": entries});
-        }
-        let column = |key: &str| entries.iter().map(|e| e[key].clone()).collect::<Vec<_>>();
-        let top = entries.iter().map(|e| {
-            let alternatives = e["top_logprobs"].as_array().into_iter().flatten();
-            let pairs =
-                alternatives.map(|a| (a["token"].as_str().unwrap_or_default().to_string(), a["logprob"].clone()));
-            Value::Object(pairs.collect())
-        });
-        let top: Vec<Value> = top.collect();
-        json!({"tokens": column("token"), "token_logprobs": column("logprob"), "top_logprobs": top})
-    }
-}
-
-/// A token with its log-probabilities, in the form of chat completions.
-fn entry(tokenizer: &Tokenizer, token: &TokenEvent) -> Value {
-    let one = |id: u32, logprob: f32| {
-        let bytes = tokenizer.token_bytes(id);
-        json!({"token": String::from_utf8_lossy(&bytes), "logprob": logprob, "bytes": &*bytes})
-    };
-    let (logprob, top) = token.logprobs.as_ref().map_or((0.0, &[][..]), |(own, top)| (*own, top));
-    let mut value = one(token.token, logprob);
-    value["top_logprobs"] = top.iter().map(|&(id, logprob)| one(id, logprob)).collect();
-    value
 }
 
 /// `usage`, with times beside OpenAI's fields.
