@@ -30,9 +30,14 @@ pub(crate) enum Command {
     /// Chat in the terminal; Ctrl-C stops an answer, Ctrl-D ends the chat
     #[command(after_help = "Examples:\n  foreword chat\n  foreword chat smollm2-135m --system \"Be brief.\"")]
     Chat(ChatArgs),
+    /// Answer a file of requests, in the lines of OpenAI's batch API; a run that was stopped goes on
+    #[command(
+        after_help = "Example:\n  foreword batch smollm2-135m prompts.jsonl -o answers.jsonl\n\nLines of PROMPTS:\n  {\"custom_id\": \"a\", \"method\": \"POST\", \"url\": \"/v1/chat/completions\",\n   \"body\": {\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"max_tokens\": 50}}"
+    )]
+    Batch(BatchArgs),
     /// Measure prefill and decode speed
     #[command(
-        after_help = "Examples:\n  foreword bench smollm2-135m --threads 2\n  foreword bench model.gguf --prompt-tokens 512 --gen-tokens 128 --reps 5 --json"
+        after_help = "Examples:\n  foreword bench smollm2-135m --threads 2\n  foreword bench model.gguf --prompt-tokens 512 --gen-tokens 128 --reps 5 --json\n  foreword bench prefill smollm2-135m --dataset prompts.jsonl"
     )]
     Bench(BenchArgs),
     /// Measure the perplexity of a text, by llama.cpp's chunking
@@ -176,6 +181,22 @@ pub(crate) struct ChatArgs {
     pub(crate) system: Option<String>,
     #[command(flatten)]
     pub(crate) sample: SampleArgs,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BatchArgs {
+    /// Path, name, address or hf:owner/repo/file.gguf
+    pub(crate) model: String,
+    /// Requests as JSON lines
+    pub(crate) prompts: PathBuf,
+    /// Where answers are appended to
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Tokens that the KV cache holds over all requests; by default one context
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) cache_tokens: Option<usize>,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
 }

@@ -1,6 +1,7 @@
 //! The `foreword` command line. Data goes to standard output, everything else to standard error.
 
 mod args;
+mod batch;
 mod bench;
 mod chat;
 mod download;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         Command::Pull(args) => store::pull(args),
         Command::Run(args) => run::run(args),
         Command::Chat(args) => chat::chat(args),
+        Command::Batch(args) => batch::batch(args),
         Command::Bench(args) => bench::bench(args),
         Command::Perplexity(args) => bench::perplexity(args),
         Command::Tokenize(args) => inspect::tokenize(args),

@@ -6,11 +6,12 @@ use std::process::Stdio;
 #[test]
 fn help_shows_examples() {
     run(&["--help"]).is("help");
-    for command in ["pull", "run", "chat", "bench", "perplexity", "tokenize", "inspect"] {
+    for command in ["pull", "run", "chat", "batch", "bench", "perplexity", "tokenize", "inspect"] {
         let help = run(&[command, "--help"]);
         assert!(help.out.contains("Example") && help.out.contains(&format!("foreword {command}")), "{}", help.out);
         help.is(&format!("help-{command}"));
     }
+    run(&["bench", "prefill", "--help"]).is("help-bench-prefill");
 }
 
 #[test]
@@ -61,6 +62,8 @@ fn mistakes_in_arguments() {
     run(&["chat", TINY]).is("chat-no-template");
     run(&["run", TINY, &"long ".repeat(60), "--raw", "--context", "64"]).is("too-long");
     run(&["bench", TINY, "--reps", "0"]).is("bench-reps");
+    run(&["bench", "prefill", TINY, "--dataset", "/nowhere/prompts"]).is("bench-prefill-no-file");
+    run(&["bench", "prefill", TINY, "--dataset", "Cargo.toml"]).is("bench-prefill-no-lines");
     run(&["perplexity", TINY, "--file", "/nowhere/text"]).is("perplexity-no-file");
     run(&["perplexity", TINY, "--file", "Cargo.toml", "--context", "99999"]).is("perplexity-context");
     run_with_input(&["tokenize", TINY], b"\xff\xfe no text").is("tokenize-bytes");

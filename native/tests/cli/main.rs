@@ -1,6 +1,7 @@
 //! The command line from outside: snapshots of standard output, standard error and exit code together, JSON shapes, and
 //! downloads from a server that misbehaves. `SNAPSHOTS=overwrite cargo test -p foreword-cli` writes the snapshots anew.
 
+mod batch;
 mod commands;
 mod downloads;
 mod models;

@@ -37,6 +37,32 @@ fn bench_has_the_fields_that_were_promised() {
 }
 
 #[test]
+fn bench_prefill_compares_four_ways() {
+    let dataset = "../tests/data/prompts.jsonl";
+    let args = ["bench", "prefill", TINY, "--dataset", dataset, "--batch", "8", "--threads", "2", "--json"];
+    let report = run(&args).json();
+    assert_eq!(keys(&report), ["rows"]);
+    let rows = report["rows"].as_array().expect("a list");
+    let methods: Vec<_> = rows.iter().map(|row| row["method"].as_str().expect("a name")).collect();
+    assert_eq!(methods, ["padded", "one_at_a_time", "length_sorted", "prepacked"]);
+    for row in rows {
+        let fields =
+            ["method", "batch", "prompt_tok_s", "ttft_ms", "peak_bytes", "padding_share", "packing_efficiency"];
+        assert_eq!(keys(row), fields);
+        assert_eq!(keys(&row["ttft_ms"]), ["mean", "p50", "p95"]);
+        assert_eq!(row["batch"], 8);
+        assert!(row["prompt_tok_s"].as_f64().is_some_and(|v| v > 0.0), "{row}");
+    }
+    let number = |row: usize, key: &str| rows[row][key].as_f64().expect("a number");
+    // Padding is what the lengths make it; packing leaves none, and its forwards are full.
+    assert!(number(0, "padding_share") > 0.4, "{}", rows[0]);
+    assert!(number(2, "padding_share") < number(0, "padding_share"), "{report}");
+    assert_eq!((number(1, "padding_share"), number(3, "padding_share")), (0.0, 0.0));
+    assert!(number(3, "packing_efficiency") >= 0.97, "{}", rows[3]);
+    assert!(number(3, "peak_bytes") < number(0, "peak_bytes"), "{report}");
+}
+
+#[test]
 fn run_reports_tokens_with_their_probabilities() {
     let args = ["run", TINY, "Hi", "--raw", "--temperature", "0", "--max-tokens", "5", "--logprobs", "3", "--json"];
     let report = run(&args).json();
