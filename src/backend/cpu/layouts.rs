@@ -13,7 +13,7 @@ pub(super) trait Codes {
     const SUBS: usize;
     /// Codes are signed.
     const SIGNED: bool;
-    /// Whether [`Codes::min`] is anything but 0 (beside what [`Simd::SIGNED_OFFSET`] asks for).
+    /// Whether [`Codes::min`] is anything but 0 (beside what [`Simd::signed_offset`] asks for).
     const HAS_MIN: bool;
 
     /// Quads 0..8 of the 32 columns `part` for rows `h * LANES..`.
@@ -242,7 +242,7 @@ impl Codes for I8 {
     }
     #[inline(always)]
     fn min<S: Simd>(s: S, _: &[u8], _: usize, _: usize, _: usize, scale: S::F) -> S::F {
-        offset(s, scale, S::SIGNED_OFFSET)
+        offset(s, scale, s.signed_offset())
     }
 }
 
@@ -278,7 +278,7 @@ impl<const MX: bool> Codes for Table<MX> {
     }
     #[inline(always)]
     fn min<S: Simd>(s: S, _: &[u8], _: usize, _: usize, _: usize, scale: S::F) -> S::F {
-        offset(s, scale, S::SIGNED_OFFSET)
+        offset(s, scale, s.signed_offset())
     }
 }
 

@@ -168,7 +168,7 @@ impl<L: Codes> Tile for Ints<L> {
                         let x = &rows[i][k];
                         let acc = dots::<S, L>(s, &codes, x, sub);
                         sums[i] = s.mul_add(s.to_f(acc), s.mul(scale, s.splat(x.scale)), sums[i]);
-                        if L::HAS_MIN || S::SIGNED_OFFSET != 0.0 {
+                        if L::HAS_MIN || s.signed_offset() != 0.0 {
                             let x_sum = if L::SUBS == 1 { x.sum } else { x.half_sums[sub] };
                             sums[i] = s.mul_add(min, s.splat(x_sum), sums[i]);
                         }

@@ -29,7 +29,6 @@ impl Simd for Avx2 {
     const LANES: usize = 8;
     const TOKENS: usize = 4;
     const QUERIES: usize = 2;
-    const SIGNED_OFFSET: f32 = 0.0;
     type F = __m256;
     type I = __m256i;
 

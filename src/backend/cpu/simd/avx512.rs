@@ -35,7 +35,6 @@ impl Simd for Avx512 {
     // the speed.
     const TOKENS: usize = 4;
     const QUERIES: usize = 6;
-    const SIGNED_OFFSET: f32 = 128.0;
     type F = __m512;
     type I = __m512i;
 
@@ -90,6 +89,10 @@ impl Simd for Avx512 {
     fn lookup(self, table: &[i8; 16], index: __m512i) -> __m512i {
         // SAFETY: the table has 16 bytes; the rest as for `op`.
         unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), index) }
+    }
+    #[inline(always)]
+    fn signed_offset(self) -> f32 {
+        128.0
     }
     #[inline(always)]
     fn signed(self, codes: __m512i) -> __m512i {

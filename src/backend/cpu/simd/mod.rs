@@ -37,8 +37,6 @@ pub trait Simd: Copy + Send + Sync + 'static {
     const TOKENS: usize;
     /// Registers of one query's accumulators in attention; queries at a time follow from it.
     const QUERIES: usize;
-    /// What [`Simd::signed`] adds to signed codes.
-    const SIGNED_OFFSET: f32;
     type F: Copy;
     type I: Copy;
 
@@ -59,7 +57,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn shr(self, a: Self::I, n: u32) -> Self::I;
     /// `table[index]` for every byte; indices are below 16.
     fn lookup(self, table: &[i8; 16], index: Self::I) -> Self::I;
-    /// Prepares signed codes for [`Simd::dot_signed`]; may add [`Simd::SIGNED_OFFSET`].
+    /// What [`Simd::signed`] adds to signed codes.
+    #[inline(always)]
+    fn signed_offset(self) -> f32 {
+        0.0
+    }
+    /// Prepares signed codes for [`Simd::dot_signed`]; may add [`Simd::signed_offset`].
     fn signed(self, codes: Self::I) -> Self::I;
     /// Per lane: `acc + Σ w[i] * x[i]` over four bytes; `w` in 0..=127.
     fn dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
@@ -171,7 +174,7 @@ impl Level {
             #[cfg(target_arch = "aarch64")]
             neon::Neon::new().map(Level::Neon),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Some(Level::Wasm(wasm::Wasm)),
+            Some(Level::Wasm(wasm::Wasm::new())),
             Some(Level::Scalar),
         ];
         best.into_iter().flatten().collect()

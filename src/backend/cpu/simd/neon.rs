@@ -30,7 +30,6 @@ impl Simd for Neon {
     const LANES: usize = 4;
     const TOKENS: usize = 4;
     const QUERIES: usize = 6;
-    const SIGNED_OFFSET: f32 = 0.0;
     type F = float32x4_t;
     type I = uint8x16_t;
 

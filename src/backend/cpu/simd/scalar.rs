@@ -14,7 +14,6 @@ impl Simd for Scalar {
     const LANES: usize = 1;
     const TOKENS: usize = 4;
     const QUERIES: usize = 1;
-    const SIGNED_OFFSET: f32 = 0.0;
     type F = f32;
     type I = u32;
 
