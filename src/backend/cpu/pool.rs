@@ -11,8 +11,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-/// Rounds of spinning before a worker sleeps: some 100 µs, longer than the serial stretches of a decode step.
-const SPINS: u32 = 20_000;
+/// Rounds of spinning before a worker sleeps: some 100 µs, longer than the serial stretches of a decode step. WASM has no
+/// instruction to pause with, so a round is shorter.
+const SPINS: u32 = if cfg!(target_arch = "wasm32") { 300_000 } else { 20_000 };
 
 /// Set in [`Shared::inside`] outside of regions.
 const CLOSED: usize = 1 << 31;
