@@ -296,23 +296,46 @@ fn score<S: Simd, const Q: usize>(
         #[inline(always)]
         |i| &queries[i * dim..][..dim],
     );
-    for half in 0..BLOCK / (2 * S::LANES) {
-        let first = half * 2 * S::LANES;
-        let mut sums = [[s.splat(0.0); 2]; Q];
-        for (d, keys) in keys.chunks_exact(BLOCK).take(dim).enumerate() {
-            let k = [s.load_f(&keys[first..]), s.load_f(&keys[first + S::LANES..])];
-            for i in 0..Q {
-                let x = s.splat(q[i][d]);
-                sums[i] = [s.mul_add(x, k[0], sums[i][0]), s.mul_add(x, k[1], sums[i][1])];
-            }
-        }
-        for i in 0..Q {
-            let row = &mut scores[i * width + at + first..][..2 * S::LANES];
-            s.store_f(sums[i][0], row);
-            s.store_f(sums[i][1], &mut row[S::LANES..]);
-        }
+    let mut first = 0;
+    while first < BLOCK {
+        first += if S::BESIDE >= 2 {
+            score_keys::<S, Q, 2>(s, keys, &q, scores, (width, at), first)
+        } else {
+            score_keys::<S, Q, 1>(s, keys, &q, scores, (width, at), first)
+        };
     }
     Q
+}
+
+/// Keys `first..` of a block, `R` registers; returns how many keys that are.
+#[inline(always)]
+fn score_keys<S: Simd, const Q: usize, const R: usize>(
+    s: S,
+    keys: &[f32],
+    q: &[&[f32]; Q],
+    scores: &mut [f32],
+    (width, at): (usize, usize),
+    first: usize,
+) -> usize {
+    let mut sums = [[s.splat(0.0); R]; Q];
+    for (d, keys) in keys.chunks_exact(BLOCK).take(q[0].len()).enumerate() {
+        let mut k = [s.splat(0.0); R];
+        for r in 0..R {
+            k[r] = s.load_f(&keys[first + r * S::LANES..]);
+        }
+        for i in 0..Q {
+            let x = s.splat(q[i][d]);
+            for r in 0..R {
+                sums[i][r] = s.mul_add(x, k[r], sums[i][r]);
+            }
+        }
+    }
+    for i in 0..Q {
+        for r in 0..R {
+            s.store_f(sums[i][r], &mut scores[i * width + at + first + r * S::LANES..]);
+        }
+    }
+    R * S::LANES
 }
 
 /// Adds probabilities times values to `Q` outputs; returns `Q`. Values are `[cells][dim]`.
@@ -332,8 +355,8 @@ fn sum<S: Simd, const Q: usize>(
     );
     let mut d = 0;
     while d < dim {
-        // Four registers a query where the head is wide enough, else one.
-        d += if dim - d >= 4 * S::LANES {
+        // Four registers a query where there are enough of them and the head is wide enough, else one.
+        d += if S::BESIDE >= 4 && dim - d >= 4 * S::LANES {
             sum_columns::<S, Q, 4>(s, values, &p, out, dim, d)
         } else if dim - d >= S::LANES {
             sum_columns::<S, Q, 1>(s, values, &p, out, dim, d)

@@ -29,6 +29,7 @@ impl Simd for Avx2 {
     const LANES: usize = 8;
     const TOKENS: usize = 4;
     const QUERIES: usize = 2;
+    const BESIDE: usize = 4;
     type F = __m256;
     type I = __m256i;
 

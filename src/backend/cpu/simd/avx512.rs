@@ -35,6 +35,7 @@ impl Simd for Avx512 {
     // the speed.
     const TOKENS: usize = 4;
     const QUERIES: usize = 6;
+    const BESIDE: usize = 4;
     type F = __m512;
     type I = __m512i;
 

@@ -35,8 +35,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// Tokens that a matrix product handles at a time: what the registers hold. One of 1, 2, 4.
     const TOKENS: usize;
-    /// Registers of one query's accumulators in attention; queries at a time follow from it.
+    /// Queries that attention handles at a time: 1, 2 or 6.
     const QUERIES: usize;
+    /// Registers side by side in attention, as far as a query's sums stay in registers: 1 or 4.
+    const BESIDE: usize;
     type F: Copy;
     type I: Copy;
 

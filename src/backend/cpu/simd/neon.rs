@@ -30,6 +30,7 @@ impl Simd for Neon {
     const LANES: usize = 4;
     const TOKENS: usize = 4;
     const QUERIES: usize = 6;
+    const BESIDE: usize = 4;
     type F = float32x4_t;
     type I = uint8x16_t;
 

@@ -14,6 +14,7 @@ impl Simd for Scalar {
     const LANES: usize = 1;
     const TOKENS: usize = 4;
     const QUERIES: usize = 1;
+    const BESIDE: usize = 4;
     type F = f32;
     type I = u32;
 
