@@ -13,7 +13,7 @@ const { values, positionals } = parseArgs({
     threads: { type: 'string', default: '1,2' },
     gen: { type: 'string', default: '48' },
     reps: { type: 'string', default: '3' },
-    'prompt-chars': { type: 'string', default: '2200' },
+    'prompt-chars': { type: 'string', default: '3000' },
     only: { type: 'string' },
     json: { type: 'boolean', default: false },
   },
