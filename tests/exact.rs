@@ -198,3 +198,63 @@ fn a_full_cache_refuses_and_loses_nothing() {
     model.kv_mut().truncate(a, 32).expect("a rollback");
     forward(&mut model, &run(b, 10));
 }
+
+/// Prompts packed into forwards, cut wherever these end, against each prompt alone: the logits of its last token, and, to
+/// see that every cell of the caches is equal, the logits of tokens behind it.
+fn pack(name: &str, cache_type: CacheType, seed: u64, longest: usize) {
+    let mut r = Random::new(seed);
+    let mut alone = Alone { model: model(name, cache_type, 256), known: HashMap::new() };
+    let mut model = model(name, cache_type, 2048);
+    let mut prompts: Vec<Vec<u32>> = (0..2 + r.below(7))
+        .map(|_| (0..1 + r.below(longest)).map(|_| 3 + r.below(N_VOCAB as usize - 3) as u32).collect())
+        .collect();
+    prompts.sort_by_key(Vec::len);
+    let seqs: Vec<SeqId> = prompts.iter().map(|_| model.kv_mut().new_seq()).collect();
+    let total = prompts.iter().map(Vec::len).sum();
+    let width = foreword::prefill::width(total, 1 + r.below(128));
+    let mut done = vec![0; prompts.len()];
+    let mut last: Vec<Vec<f32>> = vec![Vec::new(); prompts.len()];
+    while done.iter().sum::<usize>() < total {
+        let (mut batch, mut ends, mut run) = (Batch::new(), Vec::new(), Vec::new());
+        for (i, prompt) in prompts.iter().enumerate() {
+            let n = (prompt.len() - done[i]).min(width - batch.len());
+            if n == 0 {
+                continue;
+            }
+            let whole = done[i] + n == prompt.len();
+            batch.push_run(seqs[i], &prompt[done[i]..done[i] + n], whole);
+            done[i] += n;
+            run.push(seqs[i]);
+            ends.extend(whole.then_some(i));
+        }
+        let mut logits = Vec::new();
+        pollster::block_on(model.forward(&batch, &mut logits)).expect("a forward");
+        run.into_iter().for_each(|seq| model.kv_mut().commit_run(seq).expect("a commit"));
+        for (row, i) in logits.chunks_exact(model.config().n_vocab).zip(ends) {
+            last[i] = row.to_vec();
+        }
+    }
+    for ((prompt, &seq), last) in prompts.iter().zip(&seqs).zip(last) {
+        let what = format!("{name} {cache_type:?} seed {seed}: a prompt of {} tokens", prompt.len());
+        assert!(last == alone.logits(prompt), "{what}");
+        let mut path = prompt.clone();
+        for token in [7, 100] {
+            path.push(token);
+            let rows = forward(&mut model, &[(token, seq, None, true)]);
+            model.kv_mut().commit_run(seq).expect("a commit");
+            assert!(rows[0] == alone.logits(&path), "{what}, behind it");
+        }
+    }
+}
+
+#[test]
+fn packed_prompts_are_each_alone() {
+    for seed in 0..6 {
+        for name in ["gemma3", "llama", "gemma2"] {
+            for cache_type in [CacheType::F32, CacheType::F16] {
+                pack(name, cache_type, seed, 90);
+            }
+        }
+    }
+    pack(SMOLLM2, CacheType::Q8_0, 1, 30);
+}

@@ -3,6 +3,7 @@
 
 pub mod random;
 pub mod reference;
+pub mod simulated;
 
 use foreword::backend::{Backend, CacheType};
 use foreword::gguf::Gguf;

@@ -1,0 +1,108 @@
+//! A CPU backend that fails on demand and whose time is simulated.
+
+use super::random::Random;
+use foreword::backend::cpu::Cpu;
+use foreword::backend::*;
+use foreword::error::{Error, Result};
+use foreword::quant::TensorType;
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::task::{Context, Poll};
+
+thread_local! {
+    static NOW: Cell<f64> = const { Cell::new(0.0) };
+    static ODDS: Cell<usize> = const { Cell::new(0) };
+    static RANDOM: RefCell<Random> = RefCell::new(Random::new(77));
+}
+
+/// Simulated milliseconds of this thread.
+pub fn clock() -> f64 {
+    NOW.get()
+}
+
+/// One in so many steps of this thread fails; none for 0.
+pub fn fail_one_in(steps: usize) {
+    ODDS.set(steps);
+}
+
+/// A forward takes `fixed + per_row * rows + per_cell * visible positions` milliseconds.
+pub struct Simulated {
+    pub cpu: Cpu,
+    pub fixed: f64,
+    pub per_row: f64,
+    pub per_cell: f64,
+}
+
+impl Simulated {
+    pub fn new(fixed: f64, per_row: f64, per_cell: f64) -> Self {
+        Simulated { cpu: Cpu::new(1), fixed, per_row, per_cell }
+    }
+}
+
+fn fails() -> bool {
+    ODDS.get() > 0 && RANDOM.with_borrow_mut(|r| r.below(2 * ODDS.get())) == 0
+}
+
+impl Backend for Simulated {
+    fn begin(&mut self, plan: &Plan) -> Result<()> {
+        let seen: usize = plan.spans.iter().map(Span::len).sum();
+        NOW.set(NOW.get() + self.fixed + self.per_row * plan.tokens.len() as f64 + self.per_cell * seen as f64);
+        if fails() {
+            return Err(Error::out_of_memory("injected: no memory"));
+        }
+        self.cpu.begin(plan)
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, src: Buf, rows: Range<usize>, dst: &mut [f32]) -> Poll<Result<()>> {
+        if fails() {
+            return Poll::Ready(Err(Error::device_lost("injected: the device is gone")));
+        }
+        self.cpu.poll_read(cx, src, rows, dst)
+    }
+
+    fn info(&self) -> DeviceInfo {
+        self.cpu.info()
+    }
+    fn memory(&self) -> MemoryUse {
+        self.cpu.memory()
+    }
+    fn new_weight(&mut self, ty: TensorType, rows: usize, cols: usize) -> Result<Weight> {
+        self.cpu.new_weight(ty, rows, cols)
+    }
+    fn load_rows(&mut self, weight: Weight, first_row: usize, bytes: &[u8]) -> Result<()> {
+        self.cpu.load_rows(weight, first_row, bytes)
+    }
+    fn new_buf(&mut self, rows: usize, cols: usize) -> Result<Buf> {
+        self.cpu.new_buf(rows, cols)
+    }
+    fn write(&mut self, buf: Buf, first_row: usize, data: &[f32]) -> Result<()> {
+        self.cpu.write(buf, first_row, data)
+    }
+    fn new_operand(&mut self, rows: usize, cols: usize, readers: &[Weight]) -> Result<Operand> {
+        self.cpu.new_operand(rows, cols, readers)
+    }
+    fn new_cache(&mut self, shape: CacheShape) -> Result<Cache> {
+        self.cpu.new_cache(shape)
+    }
+    fn embed(&mut self, table: Weight, scale: f32, out: Buf) {
+        self.cpu.embed(table, scale, out);
+    }
+    fn norm(&mut self, op: &Norm) {
+        self.cpu.norm(op);
+    }
+    fn matmul(&mut self, x: Operand, rows: Rows, products: &[Product]) {
+        self.cpu.matmul(x, rows, products);
+    }
+    fn rope_append(&mut self, op: &RopeAppend) {
+        self.cpu.rope_append(op);
+    }
+    fn attend(&mut self, op: &Attend) {
+        self.cpu.attend(op);
+    }
+    fn gate(&mut self, op: &Gate) {
+        self.cpu.gate(op);
+    }
+    fn move_cells(&mut self, cache: Cache, moves: &[(u32, u32)]) {
+        self.cpu.move_cells(cache, moves);
+    }
+}

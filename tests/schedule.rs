@@ -1,0 +1,283 @@
+//! The schedule: who reads when, what is shared, what memory running out and failing devices do, how long others wait.
+
+mod common;
+
+use common::data;
+use common::random::Random;
+use common::simulated::{Simulated, clock, fail_one_in};
+use foreword::Kind;
+use foreword::backend::{BLOCK, CacheType};
+use foreword::engine::{Engine, Event, FinishReason, Request, RequestId};
+use foreword::gguf::source::{FileSource, Source};
+use foreword::model::ModelOptions;
+use foreword::sample::Params;
+use std::collections::{HashMap, HashSet};
+
+fn engine_on(backend: Simulated, context: usize, cache_tokens: usize, max_batch: usize) -> Engine {
+    let source = FileSource::open(&data("models/llama.gguf")).expect("a model file");
+    let sources: Vec<Box<dyn Source>> = vec![Box::new(source)];
+    let options = ModelOptions {
+        context_length: Some(context),
+        cache_type: CacheType::F32,
+        cache_tokens: Some(cache_tokens),
+        max_batch,
+    };
+    pollster::block_on(Engine::load(sources, Box::new(backend), &options, clock, &mut |_| {})).expect("a sound model")
+}
+
+fn engine(context: usize, cache_tokens: usize) -> Engine {
+    engine_on(Simulated::new(1.0, 0.1, 0.0), context, cache_tokens, 48)
+}
+
+fn greedy(prompt: Vec<u32>, max_tokens: usize) -> Request {
+    let params = Params { temperature: 0.0, ..Params::default() };
+    Request { prompt, params, max_tokens: Some(max_tokens), ignore_eos: true, ..Request::default() }
+}
+
+/// `n` tokens that begin as no other text does.
+fn text(begin: u32, n: usize) -> Vec<u32> {
+    (0..n as u32).map(|i| 3 + (begin * 37 + i * (begin + 5)) % 260).collect()
+}
+
+fn step(engine: &mut Engine) -> Vec<Event> {
+    let mut events = Vec::new();
+    pollster::block_on(engine.step(&mut events)).expect("a step");
+    events
+}
+
+/// Tokens of every request, in the order in which they came.
+fn run(engine: &mut Engine) -> Vec<(RequestId, u32)> {
+    let mut out = Vec::new();
+    for _ in 0..100_000 {
+        if engine.is_idle() {
+            return out;
+        }
+        for event in step(engine) {
+            match event {
+                Event::Token(id, token) => out.push((id, token.token)),
+                Event::Done(..) => {}
+                Event::Failed(id, error) => panic!("{id:?}: {error}"),
+            }
+        }
+    }
+    panic!("the engine never became idle");
+}
+
+fn of(tokens: &[(RequestId, u32)], id: RequestId) -> Vec<u32> {
+    tokens.iter().filter(|(i, _)| *i == id).map(|(_, t)| *t).collect()
+}
+
+fn alone(request: Request) -> Vec<u32> {
+    let mut engine = engine(512, 512);
+    engine.submit(request).expect("a request");
+    run(&mut engine).into_iter().map(|(_, t)| t).collect()
+}
+
+#[test]
+fn a_common_beginning_is_read_once() {
+    let mut r = Random::new(8);
+    let system = text(1, 70);
+    let requests: Vec<Request> = (0..20)
+        .map(|i| {
+            let mut prompt = system.clone();
+            prompt.extend(text(2 + i, 1 + r.below(30)));
+            greedy(prompt, 1)
+        })
+        .collect();
+    let mut engine = engine(256, 4096);
+    let ids: Vec<_> = requests.iter().map(|q| engine.submit(q.clone()).expect("a request")).collect();
+    let tokens = run(&mut engine);
+    let totals = engine.take_totals();
+    let own: usize = requests.iter().map(|q| q.prompt.len() - system.len()).sum();
+    // Own parts may begin alike by chance.
+    assert!(totals.rows <= system.len() + own && totals.rows > own, "{totals:?} for {own} tokens");
+    for (id, request) in ids.into_iter().zip(requests) {
+        assert_eq!(of(&tokens, id), alone(request));
+    }
+}
+
+#[test]
+fn the_longest_known_beginning_is_found() {
+    let mut r = Random::new(4);
+    let mut engine = engine(256, 16_384);
+    // Texts over two letters share beginnings of all lengths.
+    let mut known: Vec<Vec<u32>> = Vec::new();
+    for _ in 0..60 {
+        let mut prompt = match r.below(3) {
+            0 if !known.is_empty() => known[r.below(known.len())].clone(),
+            _ => Vec::new(),
+        };
+        prompt.truncate(r.below(prompt.len() + 1));
+        prompt.extend((0..1 + r.below(60)).map(|_| 10 + r.below(2) as u32));
+        prompt.truncate(180);
+        let id = engine.submit(greedy(prompt.clone(), 5)).expect("a request");
+        let mut cached = None;
+        let mut whole = prompt.clone();
+        while !engine.is_idle() {
+            for event in step(&mut engine) {
+                match event {
+                    Event::Token(_, token) => whole.push(token.token),
+                    Event::Done(done, end) if done == id => cached = Some(end.usage.cached_tokens),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        let shared = |k: &Vec<u32>| k.iter().zip(&prompt[..prompt.len() - 1]).take_while(|(a, b)| a == b).count();
+        assert_eq!(cached, Some(known.iter().map(shared).max().unwrap_or(0)));
+        // The last token of an answer is never read.
+        whole.pop();
+        known.push(whole);
+    }
+}
+
+#[test]
+fn answers_give_way_and_come_back_when_memory_runs_out() {
+    let requests: Vec<Request> =
+        (0..6).map(|i| Request { max_tokens: None, ..greedy(text(i, 5 + i as usize), 1) }).collect();
+    // Room for the beginnings of three answers, not for their ends.
+    let mut engine = engine(128, 11 * BLOCK);
+    let ids: Vec<_> = requests.iter().map(|q| engine.submit(q.clone()).expect("a request")).collect();
+    let tokens = run(&mut engine);
+    assert!(engine.take_totals().preemptions > 0, "memory never ran out");
+    for (id, request) in ids.into_iter().zip(requests) {
+        let n = 128 - request.prompt.len();
+        assert_eq!(of(&tokens, id), alone(Request { max_tokens: Some(n), ..request }));
+    }
+    engine.clear_cache();
+    assert_eq!(engine.model().kv().free_blocks(), 11);
+}
+
+#[test]
+fn priorities_first_then_short_prompts_and_nobody_starves() {
+    let mut engine = engine(512, 2048);
+    let long = engine.submit(greedy(text(1, 300), 1)).expect("a request");
+    let short = engine.submit(greedy(text(2, 20), 1)).expect("a request");
+    let urgent = engine.submit(Request { priority: 1, ..greedy(text(3, 200), 1) }).expect("a request");
+    let order: Vec<_> = run(&mut engine).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(order, [urgent, short, long]);
+
+    // Short prompts come faster than they can be read; the long one is read all the same.
+    let long = engine.submit(greedy(text(4, 300), 1)).expect("a request");
+    for round in 0.. {
+        assert!(round < 30, "the long prompt starves");
+        for i in 0..2 {
+            engine.submit(greedy(text(10 + 2 * round + i, 40), 1)).expect("a request");
+        }
+        if step(&mut engine).iter().any(|e| matches!(e, Event::Token(id, _) if *id == long)) {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_cancel_frees_memory_at_once() {
+    let mut engine = engine(256, 1024);
+    let blocks = engine.model().kv().free_blocks();
+    let ids: Vec<_> = (0..3).map(|i| engine.submit(greedy(text(i, 100), 50)).expect("a request")).collect();
+    for _ in 0..10 {
+        step(&mut engine);
+    }
+    assert!(engine.model().kv().free_blocks() < blocks);
+    ids.iter().for_each(|&id| engine.cancel(id));
+    assert_eq!(engine.model().kv().free_blocks(), blocks);
+    let ended = step(&mut engine);
+    assert!(ended.iter().all(|e| matches!(e, Event::Done(_, done) if done.reason == FinishReason::Cancelled)));
+    assert_eq!((ended.len(), engine.is_idle()), (3, true));
+}
+
+#[test]
+fn a_thousand_requests_with_cancels_and_failures_all_end() {
+    let mut r = Random::new(5);
+    let mut engine = engine(160, 20 * BLOCK);
+    let blocks = engine.model().kv().free_blocks();
+    let beginning = text(0, 40);
+    let (mut ids, mut ended) = (Vec::new(), HashMap::new());
+    let (mut lost, mut rounds) = (0, 0);
+    fail_one_in(25);
+    while ids.len() < 1000 || !engine.is_idle() {
+        rounds += 1;
+        assert!(rounds < 100_000, "the engine never became idle");
+        for _ in 0..r.below(4).min(1000 - ids.len()) {
+            let mut prompt = if r.below(3) == 0 { beginning.clone() } else { Vec::new() };
+            prompt.extend((0..1 + r.below(90)).map(|_| 3 + r.below(260) as u32));
+            let mut request = greedy(prompt, 1 + r.below(30));
+            request.max_tokens = request.max_tokens.filter(|_| r.below(20) > 0);
+            request.priority = r.below(3) as i32;
+            request.params.temperature = r.below(2) as f32;
+            ids.push(engine.submit(request).expect("a request"));
+        }
+        if r.below(4) == 0 && !ids.is_empty() {
+            engine.cancel(ids[ids.len() - 1 - r.below(ids.len().min(30))]);
+        }
+        let mut events = Vec::new();
+        if let Err(error) = pollster::block_on(engine.step(&mut events)) {
+            assert_eq!(error.kind(), Kind::DeviceLost);
+            lost += 1;
+        }
+        for event in events {
+            let (id, end) = match event {
+                Event::Token(id, _) => {
+                    assert!(!ended.contains_key(&id), "a token of a request that is over");
+                    continue;
+                }
+                Event::Done(id, done) => (id, Ok(done.reason)),
+                Event::Failed(id, error) => (id, Err(error.kind())),
+            };
+            assert!(ended.insert(id, end).is_none(), "a request ended twice");
+        }
+    }
+    fail_one_in(0);
+    assert_eq!(ids.iter().copied().collect::<HashSet<_>>(), ended.keys().copied().collect());
+    let count = |end| ended.values().filter(|e| **e == end).count();
+    let counts = [
+        count(Ok(FinishReason::Length)),
+        count(Ok(FinishReason::Cancelled)),
+        count(Err(Kind::OutOfMemory)),
+        count(Err(Kind::DeviceLost)),
+    ];
+    assert!(lost > 5 && counts.iter().all(|&n| n > 20), "too little happened: {counts:?}, {lost} losses");
+    engine.clear_cache();
+    assert_eq!(engine.model().kv().free_blocks(), blocks, "blocks leaked");
+    // And it still works.
+    engine.submit(greedy(text(9, 50), 3)).expect("a request");
+    assert_eq!(run(&mut engine).len(), 3);
+}
+
+/// Largest gap between tokens of four streams, in simulated milliseconds, while a prompt of 1,500 tokens is read, and the
+/// time to its first token.
+fn stall(target: f64) -> (f64, f64) {
+    // Of the order of SmolLM2 135M on two cores.
+    let mut engine = engine_on(Simulated::new(8.0, 0.35, 0.0002), 2048, 4096, 256);
+    engine.set_step_target(target);
+    for i in 0..4 {
+        engine.submit(greedy(text(i, 40), 400)).expect("a request");
+    }
+    for _ in 0..30 {
+        step(&mut engine);
+    }
+    let came = clock();
+    let long = engine.submit(greedy(text(9, 1500), 1)).expect("a request");
+    let (mut last, mut gap) = (clock(), 0f64);
+    loop {
+        let events = step(&mut engine);
+        let streams = events.iter().filter(|e| matches!(e, Event::Token(id, _) if *id != long)).count();
+        assert_eq!(streams, 4, "a stream was left out");
+        gap = gap.max(clock() - last);
+        last = clock();
+        if events.iter().any(|e| matches!(e, Event::Token(id, _) if *id == long)) {
+            return (gap, clock() - came);
+        }
+    }
+}
+
+#[test]
+fn streams_go_on_while_a_long_prompt_is_read() {
+    for target in [20.0, 50.0, 100.0] {
+        let (gap, first) = stall(target);
+        assert!(gap <= 2.0 * target, "a gap of {gap} ms at a target of {target} ms");
+        // The budget is used: reading alone takes 0.8 s, writing the others' tokens comes on top.
+        assert!(first < 3000.0, "the prompt's first token came after {first} ms at a target of {target} ms");
+    }
+    let (gap, _) = stall(f64::INFINITY);
+    assert!(gap > 90.0, "without a target, steps are as wide as they can be: {gap} ms");
+}
