@@ -25,6 +25,8 @@ use crate::gguf::Gguf;
 use crate::gguf::source::Source;
 use crate::model::{Model, ModelOptions, Progress};
 use crate::prefill::{Cost, Pace};
+use crate::speculate::draft::Drafter;
+use crate::speculate::{Mode, Speculation};
 use crate::tokenizer::Tokenizer;
 use prefixes::Prefixes;
 use running::Running;
@@ -45,6 +47,7 @@ pub struct Engine {
     prefixes: Prefixes,
     cost: Cost,
     pace: Pace,
+    speculation: Option<Speculation>,
     /// Prompt tokens read so far.
     n_read: u64,
     totals: Totals,
@@ -90,6 +93,7 @@ impl Engine {
             reports: Vec::new(),
             prefixes: Prefixes::new(),
             pace: Pace::new(STEP_TARGET_MS),
+            speculation: None,
             n_read: 0,
             totals: Totals::default(),
             batch: Batch::new(),
@@ -159,6 +163,7 @@ impl Engine {
         let kv = self.model.kv_mut();
         for mut over in self.running.extract_if(.., |r| r.id == id).chain(self.waiting.extract_if(.., |r| r.id == id)) {
             kv.free(over.seq);
+            over.stop_guessing(self.speculation.as_mut());
             over.finish = Some(FinishReason::Cancelled);
             self.reports.extend(over.over());
         }
@@ -180,6 +185,23 @@ impl Engine {
         self.pace.set_target_ms(milliseconds);
     }
 
+    /// Lets `drafter` guess what comes next in every answer; `None` for plain decoding. Answers stay the same, or as
+    /// probable as before where they are drawn; see [`crate::speculate`].
+    ///
+    /// # Errors
+    /// [`crate::Kind::InvalidRequest`] for a tree without nodes or with more than a batch holds.
+    pub fn set_speculation(&mut self, drafter: Option<(Box<dyn Drafter>, Mode)>) -> Result<()> {
+        let most = self.model.max_batch() - 1;
+        let new = drafter.map(|(drafter, mode)| Speculation::new(drafter, mode, most, self.clock)).transpose()?;
+        self.speculation = new;
+        Ok(())
+    }
+
+    /// What was learnt about drafting, where there is any.
+    pub fn speculation(&self) -> Option<&Speculation> {
+        self.speculation.as_ref()
+    }
+
     /// What was done since the last call.
     pub fn take_totals(&mut self) -> Totals {
         std::mem::take(&mut self.totals)
@@ -193,11 +215,13 @@ impl Engine {
         let started = (self.clock)();
         events.append(&mut self.reports);
         self.admit();
+        self.guess().await;
         let work = self.fill();
         if self.batch.is_empty() {
             return Ok(());
         }
         self.totals.schedule_ms += (self.clock)() - started;
+        let asked = (self.clock)();
         if let Err(error) = self.model.forward(&self.batch, &mut self.logits).await {
             return self.fail(error, events);
         }
@@ -207,12 +231,16 @@ impl Engine {
         let kv = self.model.kv();
         self.totals.most_blocks = self.totals.most_blocks.max(kv.shape().n_blocks - kv.free_blocks());
         let now = (self.clock)();
+        if let Some(speculation) = self.speculation.as_mut().filter(|_| !work.reading) {
+            speculation.measured(self.batch.len(), now - asked);
+        }
         let mut at = 0;
         for running in self.running.iter_mut().filter(|r| r.offer.rows > 0) {
             let n = running.offer.outputs * self.model.config().n_vocab;
             let logits = &self.logits[at..at + n];
             at += n;
-            running.take((&mut self.model, &self.tokenizer), logits, now, events)?;
+            let speculation = self.speculation.as_mut();
+            running.take((&mut self.model, &self.tokenizer), speculation, logits, now, events)?;
         }
         self.finish(events);
         let elapsed = (self.clock)() - started;
@@ -225,6 +253,7 @@ impl Engine {
     fn finish(&mut self, events: &mut Vec<Event>) {
         let kv = self.model.kv_mut();
         for mut over in self.running.extract_if(.., |r| r.finish.is_some()) {
+            over.stop_guessing(self.speculation.as_mut());
             events.extend(over.over());
             self.prefixes.insert(kv, over.seq, &over.tokens()[..kv.len(over.seq)]);
             kv.free(over.seq);
@@ -236,8 +265,9 @@ impl Engine {
         let all = error.kind() == crate::Kind::DeviceLost;
         let kv = self.model.kv_mut();
         let failed = self.running.extract_if(.., |r| all || r.offer.rows > 0);
-        for failed in failed.chain(self.waiting.extract_if(.., |_| all)) {
+        for mut failed in failed.chain(self.waiting.extract_if(.., |_| all)) {
             kv.free(failed.seq);
+            failed.stop_guessing(self.speculation.as_mut());
             events.push(Event::Failed(failed.id, Error::new(error.kind(), error.to_string())));
         }
         if !all {

@@ -46,6 +46,8 @@ pub struct TokenEvent {
     pub text: String,
     /// Natural log-probability and the most probable tokens, where asked for.
     pub logprobs: Option<(f32, Vec<(u32, f32)>)>,
+    /// Whether a drafter had guessed it; see [`crate::speculate`].
+    pub guessed: bool,
 }
 
 /// What an engine did; see [`super::Engine::take_totals`].
@@ -115,6 +117,12 @@ pub struct Usage {
     pub ttft_ms: f64,
     /// From the first token to the last, in milliseconds.
     pub decode_ms: f64,
+    /// Tokens that drafters guessed; see [`crate::speculate`].
+    pub guessed_tokens: usize,
+    /// Of these, tokens that became part of the answer.
+    pub accepted_tokens: usize,
+    /// The drafter failed, and the answer went on without it.
+    pub drafter_failed: bool,
 }
 
 impl Usage {

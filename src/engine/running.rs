@@ -2,12 +2,14 @@
 
 use super::request::{Done, Event, FinishReason, Request, RequestId, TokenEvent, Usage};
 use super::stream::TextStream;
-use crate::batch::{Batch, SeqId};
+use crate::batch::{Batch, BatchToken, SeqId};
 use crate::error::Result;
 use crate::kv::KvCache;
 use crate::model::Model;
 use crate::prefill::Turn;
 use crate::sample::{Sampler, log_probabilities};
+use crate::speculate::verify::{Choice, choose};
+use crate::speculate::{Probs, Speculation, Subject, Tree};
 use crate::tokenizer::Tokenizer;
 
 pub(super) struct Running {
@@ -19,6 +21,8 @@ pub(super) struct Running {
     pub(super) turn: Turn,
     /// What the request put into this step's batch.
     pub(super) offer: Offer,
+    /// Guesses below the last token, for this step's batch.
+    tree: Tree,
     /// Another request that is reading a beginning which this one shares, and how long that is; until then this one waits.
     pub(super) follows: Option<(RequestId, usize)>,
     /// Prompt and answer.
@@ -37,6 +41,8 @@ pub(super) struct Running {
 /// Rows of a batch, and how many of them give logits.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Offer {
+    /// The first of its rows.
+    pub(super) first: u32,
     pub(super) rows: usize,
     pub(super) outputs: usize,
 }
@@ -57,6 +63,7 @@ impl Running {
             finish: None,
             turn: Turn::new(request.priority, n_read, tokens.len(), id.0),
             offer: Offer::default(),
+            tree: Tree::default(),
             follows: None,
             done: 0,
             limit: request.max_tokens.map_or(room, |n| tokens.len().saturating_add(n).min(room)),
@@ -110,14 +117,57 @@ impl Running {
         kv.blocks_needed(self.seq, self.promised().saturating_sub(kv.len(self.seq))).unwrap_or(0)
     }
 
+    /// This request as something to guess for. `rows` and `room` as in [`Subject`].
+    pub(super) fn subject(&mut self, rows: usize, room: usize) -> Subject<'_> {
+        // A round may emit one token more than it guesses, and the last one needs no cell.
+        let room = room.min(self.limit.saturating_sub(self.tokens.len() + 1));
+        let (request, seq, text, sampler) = (self.id.0, self.seq, &self.tokens[..], &mut self.sampler);
+        Subject { request, seq, text, sampler, rows, room }
+    }
+
+    /// Tells the drafter that the answer is over.
+    pub(super) fn stop_guessing(&mut self, speculation: Option<&mut Speculation>) {
+        if let Some(speculation) = speculation {
+            self.usage.drafter_failed = speculation.failed(self.id.0);
+            speculation.end(self.id.0);
+        }
+    }
+
+    /// Sets the guesses of the next [`Running::put`].
+    pub(super) fn set_guesses(&mut self, tree: Tree) {
+        self.tree = tree;
+    }
+
+    /// Number of guesses.
+    pub(super) fn guesses(&self) -> usize {
+        self.tree.nodes().len()
+    }
+
     /// Puts up to `n` rows into a batch. Here, and only here, it is decided what a request asks of a forward.
     pub(super) fn put(&mut self, n: usize, batch: &mut Batch) {
+        let first = batch.len() as u32;
+        if self.guesses() > 0 && self.pending() == 1 && n > self.guesses() {
+            self.offer = Offer { first, rows: 1 + self.guesses(), outputs: 1 + self.guesses() };
+            return self.put_tree(batch);
+        }
+        self.tree = Tree::default();
         let n = n.min(self.pending());
         let whole = n > 0 && n == self.pending();
         if n > 0 {
             batch.push_run(self.seq, &self.tokens[self.done..][..n], whole);
         }
-        self.offer = Offer { rows: n, outputs: usize::from(whole) };
+        self.offer = Offer { first, rows: n, outputs: usize::from(whole) };
+    }
+
+    /// The last token and the guesses below it, with logits of all of them.
+    fn put_tree(&self, batch: &mut Batch) {
+        let seq = self.seq;
+        let mut push = |token, parent| Some(batch.push(BatchToken { token, seq, parent, output: true }));
+        let mut rows = vec![push(self.tokens[self.done], None); 1 + self.guesses()];
+        for node in self.tree.depth_first() {
+            let guess = self.tree.nodes()[node];
+            rows[node + 1] = push(guess.token, rows[guess.slot]);
+        }
     }
 
     /// Takes what the forward made of [`Running::put`]: keeps rows in the cache and chooses tokens. `logits` are the
@@ -128,21 +178,84 @@ impl Running {
     pub(super) fn take(
         &mut self,
         (model, tokenizer): (&mut Model, &Tokenizer),
+        speculation: Option<&mut Speculation>,
         logits: &[f32],
         now: f64,
         events: &mut Vec<Event>,
     ) -> Result<()> {
+        if let Some(speculation) = speculation
+            && !self.tree.is_empty()
+        {
+            let rows = self.verify(tokenizer, speculation, (logits, model.config().n_vocab), now, events);
+            self.done += rows.len();
+            return model.commit(self.seq, &rows);
+        }
         model.kv_mut().commit_run(self.seq)?;
         self.done += self.offer.rows;
         if self.offer.outputs > 0 {
-            self.choose(tokenizer, logits, now, events);
+            let token = self.sampler.sample(logits);
+            self.emit(tokenizer, (token, false), logits, now, events);
         }
         Ok(())
     }
 
-    /// Chooses the next token from the logits behind the last one.
-    fn choose(&mut self, tokenizer: &Tokenizer, logits: &[f32], now: f64, events: &mut Vec<Event>) {
-        let token = self.sampler.sample(logits);
+    /// Walks down the tree from its root, emitting tokens; returns the rows that are kept.
+    fn verify(
+        &mut self,
+        tokenizer: &Tokenizer,
+        speculation: &mut Speculation,
+        (logits, n_vocab): (&[f32], usize),
+        now: f64,
+        events: &mut Vec<Event>,
+    ) -> Vec<u32> {
+        let tree = std::mem::take(&mut self.tree);
+        let order = tree.depth_first();
+        // Rows of the batch behind the root's, by slot.
+        let row =
+            |slot: usize| if slot == 0 { 0 } else { order.iter().position(|n| n + 1 == slot).map_or(0, |i| i + 1) };
+        let (mut path, mut rows) = (vec![0], vec![self.offer.first]);
+        let mut slot = 0;
+        loop {
+            let logits = &logits[row(slot) * n_vocab..][..n_vocab];
+            let target = Probs::of(self.sampler.distribution(logits));
+            let children: Vec<usize> = tree.children(slot).collect();
+            let drawn: Vec<u32> = children.iter().map(|&c| tree.nodes()[c].token).collect();
+            let replaces = speculation.replaces();
+            let choice = choose(target, tree.law(slot), &drawn, replaces, &mut || self.sampler.unit());
+            let Choice::Accepted(k) = choice else {
+                if let Choice::Emitted(token) = choice {
+                    self.emit(tokenizer, (token, false), logits, now, events);
+                }
+                break;
+            };
+            slot = children[k] + 1;
+            path.push(slot);
+            let known = self.tokens.len();
+            self.emit(tokenizer, (drawn[k], true), logits, now, events);
+            // A token that ends the answer is not part of it.
+            if self.tokens.len() > known {
+                rows.push(self.offer.first + row(slot) as u32);
+            }
+            if self.finish.is_some() {
+                break;
+            }
+        }
+        self.usage.guessed_tokens += tree.nodes().len();
+        self.usage.accepted_tokens += path.len() - 1;
+        speculation.learn(self.id.0, &tree, &path);
+        rows
+    }
+
+    /// Adds a chosen token to the answer. `logits` are those that it was chosen from; `guessed` says whether a drafter had
+    /// guessed it.
+    fn emit(
+        &mut self,
+        tokenizer: &Tokenizer,
+        (token, guessed): (u32, bool),
+        logits: &[f32],
+        now: f64,
+        events: &mut Vec<Event>,
+    ) {
         self.sampler.accept(token);
         if self.usage.completion_tokens == 0 {
             self.usage.ttft_ms = now - self.submitted;
@@ -157,7 +270,7 @@ impl Running {
         self.tokens.push(token);
         let (text, stopped) = self.stream.push(tokenizer, token);
         let logprobs = self.request.logprobs.map(|n| log_probabilities(logits, token, n));
-        events.push(Event::Token(self.id, TokenEvent { token, text, logprobs }));
+        events.push(Event::Token(self.id, TokenEvent { token, text, logprobs, guessed }));
         if stopped {
             self.finish = Some(FinishReason::Stop);
         } else if self.tokens.len() >= self.limit {

@@ -5,6 +5,7 @@ use super::running::{Offer, Running};
 use crate::backend::BLOCK;
 use crate::batch::SeqId;
 use crate::prefill::{LEAST, WORTH_WAITING, common, width};
+use crate::speculate::Tree;
 
 /// A step's batch as the cost model counts it.
 pub(super) struct Work {
@@ -88,6 +89,26 @@ impl Engine {
         }
     }
 
+    /// Has the next tokens of all answers guessed that are being written. Guesses get memory that nobody else needs now.
+    pub(super) async fn guess(&mut self) {
+        let Some(speculation) = &mut self.speculation else { return };
+        let writing = self.running.iter().filter(|r| !r.is_reading()).count();
+        let free = self.model.kv().free_blocks() + self.prefixes.evictable(self.model.kv_mut());
+        let spare = (free / self.running.len().max(1)).saturating_sub(1) * BLOCK;
+        let mut rows = writing;
+        for r in &mut self.running {
+            let reading = r.is_reading();
+            let tail = r.done().next_multiple_of(BLOCK).saturating_sub(r.done() + 1);
+            let room = (tail + spare).min(self.model.max_batch().saturating_sub(rows));
+            let tree = match reading {
+                true => Tree::default(),
+                false => speculation.draft(&mut self.model, r.subject(rows, room)).await,
+            };
+            r.set_guesses(tree);
+            rows += r.guesses();
+        }
+    }
+
     /// Fills the batch: answers first, then prompts in the order of their turns.
     pub(super) fn fill(&mut self) -> Work {
         self.batch.clear();
@@ -110,7 +131,8 @@ impl Engine {
                 room.rows -= self.cost.run(r.done(), n, 0);
                 n
             } else {
-                left.min(1)
+                // Without room for all its guesses, a request puts its last token only.
+                if left > r.guesses() { 1 + r.guesses() } else { left.min(1) }
             };
             let n = self.make_room(at, n, &mut blocks);
             let Some(r) = self.running.get_mut(at) else { break };

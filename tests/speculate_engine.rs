@@ -1,0 +1,226 @@
+//! Speculation in the engine: greedy answers are those of plain decoding, token by token, whatever guesses, whoever else
+//! is answered, and whatever else was asked for.
+
+mod common;
+
+use common::data;
+use common::random::Random;
+use foreword::backend::CacheType;
+use foreword::backend::cpu::Cpu;
+use foreword::engine::{Done, Engine, Event, Request, RequestId, TokenEvent};
+use foreword::gguf::source::{FileSource, Source};
+use foreword::model::ModelOptions;
+use foreword::sample::Params;
+use foreword::speculate::draft::{Context, Drafter, Layers, Ngram, Proposals, SecondModel};
+use foreword::speculate::{Mode, Shape};
+use foreword::{Error, Kind};
+use std::collections::HashMap;
+
+fn engine_of(model: &str, cache_tokens: usize) -> Engine {
+    let source = FileSource::open(&data(&format!("models/{model}.gguf"))).expect("a model file");
+    let sources: Vec<Box<dyn Source>> = vec![Box::new(source)];
+    let options = ModelOptions {
+        context_length: Some(160),
+        cache_type: CacheType::F32,
+        cache_tokens: Some(cache_tokens),
+        max_batch: 48,
+    };
+    let cpu = Box::new(Cpu::new(1));
+    pollster::block_on(Engine::load(sources, cpu, &options, || 0.0, &mut |_| {})).expect("a sound model")
+}
+
+/// Another model as the drafter of `engine`.
+fn second(engine: &Engine, model: &str) -> foreword::Result<SecondModel> {
+    let (gguf, _) = common::open(&data(&format!("models/{model}.gguf")));
+    let tokenizer = foreword::tokenizer::Tokenizer::from_gguf(&gguf.metadata)?;
+    let options = ModelOptions { cache_tokens: Some(2048), ..common::exact_options(160) };
+    let model = common::load(&data(&format!("models/{model}.gguf")), &options, Cpu::new(1));
+    SecondModel::new(model, &tokenizer, engine.tokenizer())
+}
+
+/// Guesses as the layers do, and fails after a few.
+struct Failing(Layers, usize);
+
+impl Drafter for Failing {
+    fn propose<'a>(&'a mut self, context: Context<'a>, slots: &'a [usize]) -> Proposals<'a> {
+        if self.1 == 0 {
+            return Box::pin(async { Err(Error::device_lost("the drafter's device is gone")) });
+        }
+        self.1 -= 1;
+        self.0.propose(context, slots)
+    }
+    fn end(&mut self, _: u64) {}
+    fn is_model(&self) -> bool {
+        true
+    }
+}
+
+#[derive(Default)]
+struct Answer {
+    tokens: Vec<TokenEvent>,
+    done: Option<Done>,
+}
+
+impl Answer {
+    fn ids(&self) -> Vec<u32> {
+        self.tokens.iter().map(|t| t.token).collect()
+    }
+
+    fn text(&self) -> String {
+        let end = self.done.as_ref().map_or("", |d| &d.text);
+        self.tokens.iter().map(|t| &*t.text).chain([end]).collect()
+    }
+}
+
+fn answers(engine: &mut Engine, requests: &[Request]) -> Vec<Answer> {
+    let ids: Vec<RequestId> = requests.iter().map(|r| engine.submit(r.clone()).expect("a request")).collect();
+    let mut all: HashMap<RequestId, Answer> = HashMap::new();
+    let mut events = Vec::new();
+    while !engine.is_idle() {
+        pollster::block_on(engine.step(&mut events)).expect("a step");
+        for event in events.drain(..) {
+            match event {
+                Event::Token(id, token) => all.entry(id).or_default().tokens.push(token),
+                Event::Done(id, done) => all.entry(id).or_default().done = Some(done),
+                Event::Failed(_, error) => panic!("{error}"),
+            }
+        }
+    }
+    ids.iter().map(|id| all.remove(id).expect("an answer")).collect()
+}
+
+/// Greedy requests of all kinds. Prompts repeat themselves, so that there is something to look up.
+fn requests() -> Vec<Request> {
+    let mut r = Random::new(21);
+    (0..12)
+        .map(|i| {
+            let phrase: Vec<u32> = (0..4 + r.below(8)).map(|_| 3 + r.below(250) as u32).collect();
+            let mut prompt = phrase.repeat(2 + r.below(4));
+            prompt.truncate(70);
+            let mut params = Params { temperature: 0.0, ..Params::default() };
+            match i % 4 {
+                1 => (params.repetition_penalty, params.presence_penalty) = (1.3, 0.2),
+                2 => params.logit_bias = vec![(phrase[0], f32::NEG_INFINITY), (phrase[1], 3.0)],
+                _ => {}
+            }
+            let logprobs = (i % 3 == 0).then_some(3);
+            Request {
+                prompt,
+                params,
+                max_tokens: Some(20 + r.below(50)),
+                logprobs,
+                ignore_eos: i % 2 == 0,
+                ..Request::default()
+            }
+        })
+        .collect()
+}
+
+fn modes() -> Vec<Mode> {
+    let shapes = [
+        Shape::Constant(vec![1, 1, 1, 1]),
+        Shape::Constant(vec![2, 2, 1]),
+        Shape::Beam { width: 3, depth: 3 },
+        Shape::Independent(vec![2, 1]),
+    ];
+    [Mode::Auto].into_iter().chain(shapes.map(Mode::Fixed)).collect()
+}
+
+fn drafters(engine: &Engine) -> Vec<(&'static str, Box<dyn Drafter>)> {
+    let layers = || Layers::new(engine.model(), 1).expect("layers");
+    vec![
+        ("ngram", Box::new(Ngram)),
+        ("layers", Box::new(layers())),
+        ("second model", Box::new(second(engine, "llama").expect("a drafter"))),
+        ("failing", Box::new(Failing(layers(), 9))),
+    ]
+}
+
+#[test]
+fn greedy_answers_are_those_of_plain_decoding() {
+    // With little memory requests wait, are preempted, and have no room to guess.
+    for cache_tokens in [2048, 256] {
+        let mut engine = engine_of("llama", cache_tokens);
+        let blocks = engine.model().kv().free_blocks();
+        let plain = answers(&mut engine, &requests());
+        for mode in modes() {
+            for (name, drafter) in drafters(&engine) {
+                engine.set_speculation(Some((drafter, mode.clone()))).expect("a mode");
+                let guessed = answers(&mut engine, &requests());
+                let mut accepted = 0;
+                for (a, b) in plain.iter().zip(&guessed) {
+                    assert_eq!(a.ids(), b.ids(), "{name}, {mode:?}");
+                    assert_eq!(a.text(), b.text(), "{name}, {mode:?}");
+                    let (x, y) = (a.done.as_ref().expect("an end"), b.done.as_ref().expect("an end"));
+                    assert_eq!(x.reason, y.reason);
+                    assert_eq!(x.usage.completion_tokens, y.usage.completion_tokens);
+                    let logprobs = |a: &Answer| a.tokens.iter().map(|t| t.logprobs.clone()).collect::<Vec<_>>();
+                    assert!(logprobs(a) == logprobs(b), "{name}, {mode:?}: log-probabilities differ");
+                    accepted += y.usage.accepted_tokens;
+                    let seen = b.tokens.iter().filter(|t| t.guessed).count();
+                    assert!(seen.abs_diff(y.usage.accepted_tokens) <= 1, "an end token is not reported");
+                }
+                if name == "second model" && cache_tokens > 1000 {
+                    assert!(accepted > 100, "{mode:?}: only {accepted} guesses of the model itself were right");
+                }
+                let failed = guessed.iter().filter(|a| a.done.as_ref().is_some_and(|d| d.usage.drafter_failed)).count();
+                assert_eq!(failed > 0, name == "failing");
+            }
+        }
+        engine.set_speculation(None).expect("nothing to refuse");
+        engine.clear_cache();
+        assert_eq!(engine.model().kv().free_blocks(), blocks, "blocks leaked");
+    }
+}
+
+#[test]
+fn stop_texts_and_cancels_end_answers_in_the_middle_of_a_tree() {
+    let mut engine = engine_of("llama", 1024);
+    let request = requests().swap_remove(4);
+    let text = answers(&mut engine, std::slice::from_ref(&request)).remove(0).text();
+    let chars: Vec<char> = text.chars().collect();
+    let blocks = engine.model().kv().free_blocks();
+    for at in 1..chars.len().min(14) {
+        let stop: String = chars[at..(at + 2).min(chars.len())].iter().collect();
+        let stopped = Request { stop: vec![stop.clone()], ..request.clone() };
+        engine.set_speculation(None).expect("nothing to refuse");
+        let plain = answers(&mut engine, std::slice::from_ref(&stopped)).remove(0);
+        let drafter = second(&engine, "llama").expect("a drafter");
+        engine
+            .set_speculation(Some((Box::new(drafter), Mode::Fixed(Shape::Constant(vec![2, 1, 1, 1])))))
+            .expect("a mode");
+        let guessed = answers(&mut engine, &[stopped]).remove(0);
+        assert_eq!(plain.text(), guessed.text());
+        assert_eq!(plain.ids(), guessed.ids());
+    }
+    for steps in 1..6 {
+        let id = engine.submit(request.clone()).expect("a request");
+        for _ in 0..steps {
+            pollster::block_on(engine.step(&mut Vec::new())).expect("a step");
+        }
+        engine.cancel(id);
+        answers(&mut engine, &[]);
+    }
+    engine.clear_cache();
+    assert!(engine.model().kv().free_blocks() >= blocks, "blocks leaked");
+}
+
+#[test]
+fn impossible_drafters_are_refused() {
+    let mut engine = engine_of("llama", 256);
+    let all = engine.model().config().layers.len();
+    for n in [0, all, all + 1] {
+        assert_eq!(Layers::new(engine.model(), n).err().expect("a refusal").kind(), Kind::InvalidRequest);
+    }
+    for width in [0, 1000] {
+        let mode = Mode::Fixed(Shape::Beam { width, depth: 2 });
+        let refused = engine.set_speculation(Some((Box::new(Ngram), mode))).expect_err("a refusal");
+        assert!(refused.to_string().contains("1 to 47 are possible"), "{refused}");
+    }
+    let smol = engine_of("llama", 64);
+    let (gguf, _) = common::open(&common::model_path(common::SMOLLM2));
+    let other = foreword::tokenizer::Tokenizer::from_gguf(&gguf.metadata).expect("a tokenizer");
+    let model = common::load(&data("models/llama.gguf"), &common::exact_options(64), Cpu::new(1));
+    let refused = SecondModel::new(model, smol.tokenizer(), &other).err().expect("a refusal");
+    assert!(refused.to_string().contains("the same vocabulary"), "{refused}");
+}
