@@ -436,6 +436,17 @@ fn trees_have_the_form_that_was_asked_for() {
         let place = |node: usize| order.iter().position(|&n| n == node);
         assert!((0..order.len()).all(|n| tree.nodes()[n].slot == 0 || place(tree.nodes()[n].slot - 1) < place(n)));
     }
+    for method in ["chain", "rsd-c", "rsd-s", "independent"] {
+        for budget in 1..64 {
+            let shape = Shape::of(method, budget, None).expect("a shape");
+            assert!((1..=budget).contains(&shape.size()), "{method} {budget}: {shape:?}");
+        }
+        for budget in [6, 10, 14, 21, 30] {
+            assert_eq!(Shape::of(method, budget, None).expect("a shape").size(), budget);
+        }
+        assert!(Shape::of(method, 0, None).is_err());
+    }
+    assert!(Shape::of("guess", 6, None).is_err());
     for shape in [Shape::Constant(vec![]), Shape::Beam { width: 0, depth: 3 }, Shape::Constant(vec![300])] {
         let refused = Speculation::new(Box::new(Ngram), Mode::Fixed(shape), 255, || 0.0);
         assert_eq!(refused.err().expect("a refusal").kind(), foreword::Kind::InvalidRequest);

@@ -145,7 +145,7 @@ fn greedy_answers_are_those_of_plain_decoding() {
         let plain = answers(&mut engine, &requests());
         for mode in modes() {
             for (name, drafter) in drafters(&engine) {
-                engine.set_speculation(Some((drafter, mode.clone()))).expect("a mode");
+                engine.speculate(drafter, mode.clone()).expect("a mode");
                 let guessed = answers(&mut engine, &requests());
                 let mut accepted = 0;
                 for (a, b) in plain.iter().zip(&guessed) {
@@ -167,7 +167,7 @@ fn greedy_answers_are_those_of_plain_decoding() {
                 assert_eq!(failed > 0, name == "failing");
             }
         }
-        engine.set_speculation(None).expect("nothing to refuse");
+        *engine.speculation_mut() = None;
         engine.clear_cache();
         assert_eq!(engine.model().kv().free_blocks(), blocks, "blocks leaked");
     }
@@ -183,12 +183,10 @@ fn stop_texts_and_cancels_end_answers_in_the_middle_of_a_tree() {
     for at in 1..chars.len().min(14) {
         let stop: String = chars[at..(at + 2).min(chars.len())].iter().collect();
         let stopped = Request { stop: vec![stop.clone()], ..request.clone() };
-        engine.set_speculation(None).expect("nothing to refuse");
+        *engine.speculation_mut() = None;
         let plain = answers(&mut engine, std::slice::from_ref(&stopped)).remove(0);
         let drafter = second(&engine, "llama").expect("a drafter");
-        engine
-            .set_speculation(Some((Box::new(drafter), Mode::Fixed(Shape::Constant(vec![2, 1, 1, 1])))))
-            .expect("a mode");
+        engine.speculate(Box::new(drafter), Mode::Fixed(Shape::Constant(vec![2, 1, 1, 1]))).expect("a mode");
         let guessed = answers(&mut engine, &[stopped]).remove(0);
         assert_eq!(plain.text(), guessed.text());
         assert_eq!(plain.ids(), guessed.ids());
@@ -214,7 +212,7 @@ fn impossible_drafters_are_refused() {
     }
     for width in [0, 1000] {
         let mode = Mode::Fixed(Shape::Beam { width, depth: 2 });
-        let refused = engine.set_speculation(Some((Box::new(Ngram), mode))).expect_err("a refusal");
+        let refused = engine.speculate(Box::new(Ngram), mode).expect_err("a refusal");
         assert!(refused.to_string().contains("1 to 47 are possible"), "{refused}");
     }
     let smol = engine_of("llama", 64);

@@ -168,6 +168,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) sample: SampleArgs,
     #[command(flatten)]
+    pub(crate) guess: GuessArgs,
+    #[command(flatten)]
     pub(crate) load: LoadArgs,
 }
 
@@ -181,6 +183,8 @@ pub(crate) struct ChatArgs {
     pub(crate) system: Option<String>,
     #[command(flatten)]
     pub(crate) sample: SampleArgs,
+    #[command(flatten)]
+    pub(crate) guess: GuessArgs,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
 }
@@ -235,6 +239,58 @@ pub(crate) enum BenchCommand {
         after_help = "Example:\n  foreword bench prefill smollm2-135m --dataset prompts.jsonl --batch 16 --threads 2"
     )]
     Prefill(PrefillArgs),
+    /// Compare ways to guess ahead with plain decoding, category by category
+    #[command(
+        after_help = "Examples:\n  foreword bench speculate smollm2-135m --dataset prompts.jsonl --limit 26 --threads 2\n  foreword bench speculate big.gguf --draft small.gguf --dataset prompts.jsonl --temperature 0.7 --json"
+    )]
+    Speculate(SpeculateArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SpeculateArgs {
+    /// Path, name, address or hf:owner/repo/file.gguf
+    pub(crate) model: String,
+    /// Prompts as JSON lines: objects with prompt, question, text or turns, and a category
+    #[arg(long, value_name = "F")]
+    pub(crate) dataset: PathBuf,
+    /// Most prompts, taken from all categories alike
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// What guesses: ngram (the text itself), layers:K (the model's first layers), or a MODEL with the same vocabulary
+    #[arg(long, default_value = "ngram", value_name = "D")]
+    pub(crate) draft: String,
+    /// Only these methods, by commas
+    #[arg(long, value_delimiter = ',', value_name = "LIST", default_value = "auto,rsd-s,rsd-c,independent,chain")]
+    pub(crate) methods: Vec<String>,
+    /// Only these budgets, by commas
+    #[arg(long, value_delimiter = ',', value_name = "LIST", default_value = "6,10,14,21,30")]
+    pub(crate) budgets: Vec<usize>,
+    /// Only these depths, by commas
+    #[arg(long, value_delimiter = ',', value_name = "LIST", default_value = "2,3,4,5", num_args = 0..)]
+    pub(crate) depths: Vec<usize>,
+    /// 0 always takes the most probable token
+    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    pub(crate) temperature: f32,
+    /// Most tokens of an answer
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub(crate) max_tokens: usize,
+    /// One JSON object on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+/// How answers are guessed ahead.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct GuessArgs {
+    /// Guess the next tokens and check them together, for the same answers sooner: off, auto, or METHOD:BUDGET with rsd-s,
+    /// rsd-c, chain or independent
+    #[arg(long, default_value = "off", value_name = "HOW")]
+    pub(crate) speculate: String,
+    /// What guesses: ngram (the text itself), layers:K (the model's first layers), or a MODEL with the same vocabulary
+    #[arg(long, default_value = "ngram", value_name = "D")]
+    pub(crate) draft: String,
 }
 
 #[derive(Debug, Args)]

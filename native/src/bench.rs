@@ -1,6 +1,7 @@
 //! `foreword bench` and `foreword perplexity`.
 
 mod prefill;
+mod speculate;
 
 use crate::args::{BenchArgs, BenchCommand, CacheArg, LoadArgs, PerplexityArgs};
 use crate::{load, term};
@@ -12,8 +13,10 @@ use foreword::{Error, Result};
 use serde_json::json;
 
 pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
-    if let Some(BenchCommand::Prefill(args)) = &args.command {
-        return prefill::prefill(args);
+    match &args.command {
+        Some(BenchCommand::Prefill(args)) => return prefill::prefill(args),
+        Some(BenchCommand::Speculate(args)) => return speculate::speculate(args),
+        None => {}
     }
     let (prompt, generate) = (args.prompt_tokens, args.gen_tokens);
     if prompt == 0 || generate == 0 || args.reps == 0 {

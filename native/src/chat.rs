@@ -49,7 +49,8 @@ struct Chat<'a> {
 
 impl<'a> Chat<'a> {
     fn new(args: &'a ChatArgs) -> Result<Self> {
-        let engine = load::engine(&args.model, &args.load)?;
+        let mut engine = load::engine(&args.model, &args.load)?;
+        load::speculate(&mut engine, &args.guess, &args.load)?;
         let template = load::chat_template(&engine)?;
         let interrupted = Arc::new(AtomicBool::new(false));
         let flag = interrupted.clone();

@@ -1,14 +1,16 @@
 //! Files to an engine.
 
-use crate::args::{LoadArgs, SampleArgs};
+use crate::args::{GuessArgs, LoadArgs, SampleArgs};
 use crate::store;
 use foreword::backend;
 use foreword::chat::ChatTemplate;
 use foreword::engine::Engine;
 use foreword::gguf::Gguf;
 use foreword::gguf::source::{FileSource, Source};
-use foreword::model::ModelOptions;
+use foreword::model::{Model, ModelOptions};
 use foreword::sample::Params;
+use foreword::speculate::draft::{Drafter, Layers, Ngram, SecondModel};
+use foreword::tokenizer::Tokenizer;
 use foreword::{Error, Result};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -68,6 +70,41 @@ pub(crate) fn engine(model: &str, args: &LoadArgs) -> Result<Engine> {
     let backend = pollster::block_on(backend::open(args.backend, threads(args.threads)?, args.profile))?;
     let sources = sources(&path)?;
     pollster::block_on(Engine::load(sources, backend, &options, clock, &mut |_| {})).map_err(|e| e.at(path.display()))
+}
+
+/// Sets up guessing.
+pub(crate) fn speculate(engine: &mut Engine, args: &GuessArgs, load: &LoadArgs) -> Result<()> {
+    if args.speculate == "off" {
+        return Ok(());
+    }
+    let mode = args.speculate.parse()?;
+    let drafter = drafter(engine, &args.draft, load)?;
+    engine.speculate(drafter, mode)
+}
+
+/// The drafter of a name: `ngram`, `layers:K` or a model.
+pub(crate) fn drafter(engine: &Engine, name: &str, load: &LoadArgs) -> Result<Box<dyn Drafter>> {
+    if name == "ngram" {
+        return Ok(Box::new(Ngram));
+    }
+    if let Some(n) = name.strip_prefix("layers:") {
+        let n = n.parse().map_err(|e| Error::invalid_request(format!("--draft {name}: {e}")))?;
+        return Ok(Box::new(Layers::new(engine.model(), n)?));
+    }
+    let (gguf, path) = (header(name)?, store::find(name)?);
+    let tokenizer = Tokenizer::from_gguf(&gguf.metadata).map_err(|e| e.at(path.display()))?;
+    let options = ModelOptions {
+        context_length: Some(engine.model().context_length()),
+        cache_type: load.cache_type.into(),
+        // Its sequences are as many and as long as the model's, and a tree longer.
+        cache_tokens: Some((engine.model().kv().shape().n_blocks + 8) * backend::BLOCK),
+        ..ModelOptions::default()
+    };
+    let device = pollster::block_on(backend::open(load.backend, threads(load.threads)?, false))?;
+    let mut sources = sources(&path)?;
+    let model = pollster::block_on(Model::load(&gguf, &mut sources, device, &options, &mut |_| {}));
+    let drafter = model.and_then(|model| SecondModel::new(model, &tokenizer, engine.tokenizer()));
+    Ok(Box::new(drafter.map_err(|e| e.at(path.display()))?))
 }
 
 fn threads(wanted: Option<usize>) -> Result<usize> {

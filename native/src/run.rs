@@ -11,6 +11,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let text = if args.prompt == "-" { read_stdin()? } else { args.prompt.clone() };
     let started = load::clock();
     let mut engine = load::engine(&args.model, &args.load)?;
+    load::speculate(&mut engine, &args.guess, &args.load)?;
     let load_ms = load::clock() - started;
     let prompt = if args.raw { engine.prompt(&text, false) } else { chat_prompt(&engine, &args.system, &text)? };
     let request = Request {
@@ -87,8 +88,13 @@ pub(crate) fn answer_to(
 pub(crate) fn summary(done: &Done, load_ms: f64) -> String {
     let usage = &done.usage;
     let load = if load_ms > 0.0 { format!("loaded in {load_ms:.0} ms, ") } else { String::new() };
+    let guesses = match (usage.guessed_tokens, usage.drafter_failed) {
+        (_, true) => ", the drafter failed and plain decoding went on".to_string(),
+        (0, _) => String::new(),
+        (guessed, _) => format!(", {} of {guessed} guesses right", usage.accepted_tokens),
+    };
     format!(
-        "{load}first word after {:.0} ms ({} prompt tokens, {} cached), then {} tokens at {:.0} a second",
+        "{load}first word after {:.0} ms ({} prompt tokens, {} cached), then {} tokens at {:.0} a second{guesses}",
         usage.ttft_ms,
         usage.prompt_tokens,
         usage.cached_tokens,
@@ -127,6 +133,8 @@ fn report(
             "completion_tokens": usage.completion_tokens,
             "prefill_tok_s": usage.prefill_tok_s(),
             "decode_tok_s": usage.decode_tok_s(),
+            "guessed_tokens": usage.guessed_tokens,
+            "accepted_tokens": usage.accepted_tokens,
         },
     })
 }

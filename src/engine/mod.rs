@@ -185,21 +185,19 @@ impl Engine {
         self.pace.set_target_ms(milliseconds);
     }
 
-    /// Lets `drafter` guess what comes next in every answer; `None` for plain decoding. Answers stay the same, or as
-    /// probable as before where they are drawn; see [`crate::speculate`].
+    /// Lets a drafter guess what comes next in every answer. Answers stay the same, or as probable as before where they are
+    /// drawn; see [`crate::speculate`].
     ///
     /// # Errors
     /// [`crate::Kind::InvalidRequest`] for a tree without nodes or with more than a batch holds.
-    pub fn set_speculation(&mut self, drafter: Option<(Box<dyn Drafter>, Mode)>) -> Result<()> {
-        let most = self.model.max_batch() - 1;
-        let new = drafter.map(|(drafter, mode)| Speculation::new(drafter, mode, most, self.clock)).transpose()?;
-        self.speculation = new;
+    pub fn speculate(&mut self, drafter: Box<dyn Drafter>, mode: Mode) -> Result<()> {
+        self.speculation = Some(Speculation::new(drafter, mode, self.model.max_batch(), self.clock)?);
         Ok(())
     }
 
-    /// What was learnt about drafting, where there is any.
-    pub fn speculation(&self) -> Option<&Speculation> {
-        self.speculation.as_ref()
+    /// The speculation, to be taken away (for plain decoding), brought back, or changed.
+    pub fn speculation_mut(&mut self) -> &mut Option<Speculation> {
+        &mut self.speculation
     }
 
     /// What was done since the last call.
@@ -215,7 +213,9 @@ impl Engine {
         let started = (self.clock)();
         events.append(&mut self.reports);
         self.admit();
+        let guessing = (self.clock)();
         self.guess().await;
+        self.totals.guess_ms += (self.clock)() - guessing;
         let work = self.fill();
         if self.batch.is_empty() {
             return Ok(());

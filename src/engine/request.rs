@@ -67,6 +67,8 @@ pub struct Totals {
     pub most_blocks: usize,
     /// Time that was spent on choosing what to run, in milliseconds.
     pub schedule_ms: f64,
+    /// Time of drafters, in milliseconds.
+    pub guess_ms: f64,
     /// Time of whole steps, in milliseconds.
     pub step_ms: f64,
 }

@@ -32,6 +32,20 @@ pub enum Mode {
     Fixed(Shape),
 }
 
+impl std::str::FromStr for Mode {
+    type Err = Error;
+
+    /// `auto`, or `METHOD:BUDGET` as for [`Shape::of`].
+    fn from_str(text: &str) -> Result<Mode> {
+        if text == "auto" {
+            return Ok(Mode::Auto);
+        }
+        let (method, budget) = text.split_once(':').unwrap_or((text, "6"));
+        let budget = budget.parse().map_err(|e| Error::invalid_request(format!("a budget of {budget:?}: {e}")))?;
+        Shape::of(method, budget, None).map(Mode::Fixed)
+    }
+}
+
 /// Most guesses of [`Mode::Auto`] in a round.
 const MOST: usize = 24;
 
@@ -39,6 +53,7 @@ const MOST: usize = 24;
 pub struct Speculation {
     drafter: Box<dyn Drafter>,
     mode: Mode,
+    max_batch: usize,
     clock: fn() -> f64,
     cost: Cost,
     /// Acceptance over all requests: where a new one begins.
@@ -81,11 +96,23 @@ pub struct Subject<'a> {
 }
 
 impl Speculation {
-    /// Speculates with `drafter`. `clock` gives milliseconds.
+    /// Speculates with `drafter` in batches of `max_batch` rows. `clock` gives milliseconds.
     ///
     /// # Errors
-    /// [`crate::Kind::InvalidRequest`] for a form without nodes or with more than `most`, what the batch can hold.
-    pub fn new(drafter: Box<dyn Drafter>, mode: Mode, most: usize, clock: fn() -> f64) -> Result<Self> {
+    /// As for [`Speculation::set_mode`].
+    pub fn new(drafter: Box<dyn Drafter>, mode: Mode, max_batch: usize, clock: fn() -> f64) -> Result<Self> {
+        let (cost, rates, requests) = (Cost::default(), Rates::default(), HashMap::new());
+        let mut new = Speculation { drafter, mode: Mode::Auto, max_batch, clock, cost, rates, requests };
+        new.set_mode(mode)?;
+        Ok(new)
+    }
+
+    /// Changes how much is drafted; what was learnt is kept.
+    ///
+    /// # Errors
+    /// [`crate::Kind::InvalidRequest`] for a form without nodes or with more than a batch can hold.
+    pub fn set_mode(&mut self, mode: Mode) -> Result<()> {
+        let most = self.max_batch.saturating_sub(1);
         if let Mode::Fixed(shape) = &mode
             && !(1..=most).contains(&shape.size())
         {
@@ -94,8 +121,8 @@ impl Speculation {
                 shape.size()
             )));
         }
-        let (cost, rates, requests) = (Cost::default(), Rates::default(), HashMap::new());
-        Ok(Speculation { drafter, mode, clock, cost, rates, requests })
+        self.mode = mode;
+        Ok(())
     }
 
     /// Whether siblings are drawn with replacement.
@@ -141,6 +168,10 @@ impl Speculation {
     /// Learns from a round: `path` are the slots that were reached, from 0 on.
     pub fn learn(&mut self, request: u64, tree: &Tree, path: &[usize]) {
         let Some(state) = self.requests.get_mut(&request).filter(|_| !tree.is_empty()) else { return };
+        // Fixed forms also make guesses that nobody would have bet on.
+        if self.mode != Mode::Auto {
+            return;
+        }
         for (i, &slot) in path.iter().enumerate() {
             let class = tree.class(slot);
             for (k, child) in tree.children(slot).enumerate() {

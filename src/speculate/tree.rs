@@ -7,6 +7,7 @@
 
 use super::Probs;
 use super::draft::Proposal;
+use crate::error::{Error, Result};
 
 /// A guessed token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +109,35 @@ pub enum Shape {
 }
 
 impl Shape {
+    /// The form that a method gives a budget of so many tokens a round; `depth` levels of it where that is asked for.
+    ///
+    /// # Errors
+    /// [`crate::Kind::InvalidRequest`] for unknown names and a budget of 0.
+    pub fn of(method: &str, budget: usize, depth: Option<usize>) -> Result<Shape> {
+        if budget == 0 || depth.is_some_and(|d| d == 0 || d > budget) {
+            return Err(Error::invalid_request(format!(
+                "a draft tree of {budget} tokens in {} levels",
+                depth.map_or("some".to_string(), |d| d.to_string())
+            )));
+        }
+        // As wide as deep or narrower: the later levels are reached more seldom, but the first ones have few good guesses.
+        let width = (1..=budget.isqrt()).rev().find(|w| budget.is_multiple_of(*w) && (*w > 1 || budget < 6));
+        let width = depth.map_or(width.unwrap_or(budget.isqrt()), |d| budget / d);
+        let depth = depth.unwrap_or(budget / width);
+        match method {
+            "chain" => Ok(Shape::Constant(vec![1; budget])),
+            "rsd-c" => Ok(Shape::Constant(branching(budget))),
+            "rsd-s" => Ok(Shape::Beam { width, depth }),
+            "independent" => {
+                let first = |level| if level == 0 { width } else { 1 };
+                Ok(Shape::Independent((0..depth).map(first).collect()))
+            }
+            _ => Err(Error::invalid_request(format!(
+                "no method {method:?}; there are rsd-s, rsd-c, chain and independent"
+            ))),
+        }
+    }
+
     /// Levels.
     pub fn depth(&self) -> usize {
         match self {
@@ -134,6 +164,21 @@ impl Shape {
     pub fn replaces(&self) -> bool {
         matches!(self, Shape::Independent(_))
     }
+}
+
+/// Branching factors for a budget: those of the paper's experiments, in between twos and then ones.
+fn branching(budget: usize) -> Vec<usize> {
+    match budget {
+        1..=5 => return vec![1; budget],
+        10 => return vec![2, 2, 1],
+        14 => return vec![2, 2, 2],
+        21 => return vec![3, 2, 2],
+        30 => return vec![2, 2, 2, 2],
+        _ => {}
+    }
+    let twos = (budget / 3).ilog2() as usize;
+    let ones = (budget + 2 - (2 << twos)) >> twos;
+    [vec![2; twos], vec![1; ones]].concat()
 }
 
 /// A slot whose children come next.

@@ -256,7 +256,7 @@ fn prepacked(engine: &mut Engine, prompts: &[Prompt], tally: &mut Tally) -> Resu
 
 /// Prompts of the run in a fixed random order, as they might come in.
 fn prompts(args: &PrefillArgs, tokenizer: &Tokenizer) -> Result<Vec<Prompt>> {
-    let mut texts = texts(&args.dataset)?;
+    let mut texts: Vec<String> = lines(&args.dataset)?.into_iter().map(|(_, text)| text).collect();
     // Fisher-Yates with a linear congruential generator.
     let mut state = 1u64;
     for i in (1..texts.len()).rev() {
@@ -273,8 +273,9 @@ fn prompts(args: &PrefillArgs, tokenizer: &Tokenizer) -> Result<Vec<Prompt>> {
     Ok(prompts)
 }
 
-/// The texts of a file of JSON lines: each a string, or an object with `prompt`, `question`, `text` or `turns`.
-fn texts(path: &Path) -> Result<Vec<String>> {
+/// The objects of a file of JSON lines and their texts: each a string, or an object with `prompt`, `question`, `text` or
+/// `turns`.
+pub(super) fn lines(path: &Path) -> Result<Vec<(Value, String)>> {
     let file = std::fs::read_to_string(path)
         .map_err(|e| Error::storage(format!("cannot read {}: {e}", path.display())).caused_by(e))?;
     let text_of = |(i, line): (usize, &str)| {
@@ -283,13 +284,14 @@ fn texts(path: &Path) -> Result<Vec<String>> {
         let fields = ["prompt", "question", "text"].map(|name| value.get(name));
         let turn = value.get("turns").and_then(|turns| turns.get(0));
         let text = fields.into_iter().chain([turn, Some(&value)]).flatten().find_map(Value::as_str);
-        text.map(str::to_string).ok_or_else(|| {
+        let text = text.map(str::to_string).ok_or_else(|| {
             Error::invalid_request(format!(
                 "{} line {}: no string, and no object with \"prompt\", \"question\", \"text\" or \"turns\"",
                 path.display(),
                 i + 1
             ))
-        })
+        })?;
+        Ok((value, text))
     };
     file.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(text_of).collect()
 }
