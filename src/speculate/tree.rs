@@ -115,9 +115,9 @@ impl Shape {
     /// [`crate::Kind::InvalidRequest`] for unknown names and a budget of 0.
     pub fn of(method: &str, budget: usize, depth: Option<usize>) -> Result<Shape> {
         if budget == 0 || depth.is_some_and(|d| d == 0 || d > budget) {
+            let depth = depth.map_or(String::new(), |d| format!(" in {d} levels"));
             return Err(Error::invalid_request(format!(
-                "a draft tree of {budget} tokens in {} levels",
-                depth.map_or("some".to_string(), |d| d.to_string())
+                "a draft tree of {budget} tokens{depth}; it needs one for every level, and at least one"
             )));
         }
         // As wide as deep or narrower: the later levels are reached more seldom, but the first ones have few good guesses.

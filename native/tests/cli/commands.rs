@@ -12,6 +12,7 @@ fn help_shows_examples() {
         help.is(&format!("help-{command}"));
     }
     run(&["bench", "prefill", "--help"]).is("help-bench-prefill");
+    run(&["bench", "speculate", "--help"]).is("help-bench-speculate");
 }
 
 #[test]
@@ -64,6 +65,10 @@ fn mistakes_in_arguments() {
     run(&["bench", TINY, "--reps", "0"]).is("bench-reps");
     run(&["bench", "prefill", TINY, "--dataset", "/nowhere/prompts"]).is("bench-prefill-no-file");
     run(&["bench", "prefill", TINY, "--dataset", "Cargo.toml"]).is("bench-prefill-no-lines");
+    run(&["run", TINY, "Hi", "--raw", "--speculate", "rsd-s:0"]).is("speculate-nothing");
+    run(&["run", TINY, "Hi", "--raw", "--speculate", "rsd-s:300"]).is("speculate-too-much");
+    run(&["run", TINY, "Hi", "--raw", "--speculate", "guessing"]).is("speculate-unknown");
+    run(&["run", TINY, "Hi", "--raw", "--speculate", "auto", "--draft", "layers:99"]).is("draft-layers");
     run(&["perplexity", TINY, "--file", "/nowhere/text"]).is("perplexity-no-file");
     run(&["perplexity", TINY, "--file", "Cargo.toml", "--context", "99999"]).is("perplexity-context");
     run_with_input(&["tokenize", TINY], b"\xff\xfe no text").is("tokenize-bytes");

@@ -37,6 +37,44 @@ fn bench_has_the_fields_that_were_promised() {
 }
 
 #[test]
+fn bench_speculate_has_a_row_for_every_way() {
+    let dataset = "../tests/data/prompts.jsonl";
+    let mut args = vec!["bench", "speculate", TINY, "--dataset", dataset, "--limit", "3", "--threads", "1", "--json"];
+    args.extend(["--context", "256", "--draft", "layers:1", "--temperature", "0.5", "--max-tokens", "20"]);
+    let report = run(&args).json();
+    assert!(report["speedup_mean"].as_f64().is_some_and(|v| v > 0.0), "{report}");
+    let rows = report["rows"].as_array().expect("a list");
+    // Adaptive, and four methods with five budgets and four depths.
+    assert_eq!(rows.len(), 1 + 4 * 9);
+    for row in rows {
+        for key in ["budget", "block_efficiency", "tok_s", "speedup", "target_forwards"] {
+            assert!(row[key].as_f64().is_some_and(|v| v >= 0.0), "{key}: {row}");
+        }
+        let (efficiency, depth) = (row["block_efficiency"].as_f64().expect("a number"), row["depth"].as_u64());
+        assert!(efficiency >= 1.0 && depth.is_none_or(|d| efficiency <= d as f64 + 1.0), "{row}");
+        assert!(row["acceptance"].as_f64().is_some_and(|v| (0.0..=1.0).contains(&v)), "{row}");
+    }
+}
+
+#[test]
+fn greedy_answers_do_not_depend_on_guesses() {
+    let answer = |how: &[&str]| {
+        let args = ["run", TINY, "a b a b a b", "--raw", "--temperature", "0", "--max-tokens", "40", "--json"];
+        run(&[&args[..], how].concat()).json()
+    };
+    let plain = answer(&[]);
+    for how in [
+        &["--speculate", "auto"][..],
+        &["--speculate", "rsd-s:6", "--draft", "layers:1"],
+        &["--speculate", "chain:4", "--draft", TINY],
+    ] {
+        let guessed = answer(how);
+        assert_eq!(guessed["text"], plain["text"], "{how:?}");
+        assert_eq!(how.len() == 2, guessed["timings"]["guessed_tokens"] == 0 || how[1] == "auto");
+    }
+}
+
+#[test]
 fn bench_prefill_compares_four_ways() {
     let dataset = "../tests/data/prompts.jsonl";
     let args = ["bench", "prefill", TINY, "--dataset", dataset, "--batch", "8", "--threads", "2", "--json"];

@@ -223,6 +223,10 @@ pub fn usage(usage: &Usage) -> Value {
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": usage.accepted_tokens,
+            "rejected_prediction_tokens": usage.guessed_tokens - usage.accepted_tokens,
+        },
         "timings": {
             "ttft_ms": usage.ttft_ms,
             "decode_ms": usage.decode_ms,
