@@ -208,7 +208,7 @@ fn impossible_drafters_are_refused() {
     let mut engine = engine_of("llama", 256);
     let all = engine.model().config().layers.len();
     for n in [0, all, all + 1] {
-        assert_eq!(Layers::new(engine.model(), n).err().expect("a refusal").kind(), Kind::InvalidRequest);
+        assert_eq!(Layers::new(engine.model(), n).expect_err("a refusal").kind(), Kind::InvalidRequest);
     }
     for width in [0, 1000] {
         let mode = Mode::Fixed(Shape::Beam { width, depth: 2 });
