@@ -1,7 +1,7 @@
 //! Attention over the paged cache.
 //!
-//! A task takes one key/value head and a tile of neighbouring tokens of one sequence, with all the query heads that share
-//! it. Scores of the whole visible context are kept (they fit into the L2 cache), so softmax is exact and needs no second
+//! A task takes one key/value head and a tile of neighbouring tokens of one sequence, with the query heads that share it:
+//! all of them, unless there would be too few tasks for the threads. Scores of the whole visible context are kept (they fit into the L2 cache), so softmax is exact and needs no second
 //! pass. A query's sums run over the positions in order, whatever else is in the tile: results do not depend on the batch.
 
 use super::super::{Attend, BLOCK, Plan, Span};
@@ -40,11 +40,20 @@ pub(super) fn attend(
     let group = op.n_heads / cache.shape().n_kv_heads;
     cut_tiles(&plan.spans, (TILE_QUERIES / group).max(1), tiles);
     let tiles: &[Range<usize>] = tiles;
+    let parts = parts(group, tiles.len() * cache.shape().n_kv_heads, pool.len());
+    let group = group / parts;
     let mut out = Columns::new(out, op.n_heads * dim);
-    pool.grid(&mut out, tiles, group * dim, &|tile, head, part| {
-        let tokens = tiles[tile].clone();
-        level.run(Tile { op, plan, cache, q, tokens, head, group, part, scratch: &mut free(scratch) });
+    pool.grid(&mut out, tiles, group * dim, &|tile, panel, part| {
+        let (tokens, heads) = (tiles[tile].clone(), panel * group..(panel + 1) * group);
+        level.run(Tile { op, plan, cache, q, tokens, head: panel / parts, heads, part, scratch: &mut free(scratch) });
     });
+}
+
+/// Into how many parts the query heads of a key/value head are cut, given the tasks without a cut. A task expands keys and
+/// values for itself, which costs about as much as two queries.
+fn parts(group: usize, n_tasks: usize, n_threads: usize) -> usize {
+    let cost = |parts: &usize| (n_tasks * parts).div_ceil(n_threads) * (2 + group / parts);
+    (1..=group).filter(|parts| group.is_multiple_of(*parts)).min_by_key(cost).unwrap_or(1)
 }
 
 /// A scratch that no other thread is using; there is one for each thread.
@@ -80,9 +89,10 @@ struct Tile<'a, 'b> {
     cache: &'a CacheData,
     q: &'a [f32],
     tokens: Range<usize>,
+    /// The key/value head.
     head: usize,
-    /// Query heads that share the key/value head.
-    group: usize,
+    /// Query heads, which share it.
+    heads: Range<usize>,
     part: &'a mut ColumnsPart<'b>,
     scratch: &'a mut Scratch,
 }
@@ -91,7 +101,8 @@ impl Kernel for Tile<'_, '_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let dim = self.cache.shape().head_dim;
-        let n_queries = self.tokens.len() * self.group;
+        let group = self.heads.len();
+        let n_queries = self.tokens.len() * group;
         let (base, end) = self.visible();
         let width = (end - base).next_multiple_of(BLOCK);
         let scratch = &mut *self.scratch;
@@ -102,8 +113,8 @@ impl Kernel for Tile<'_, '_> {
         scratch.scores.clear();
         scratch.scores.resize(n_queries * width, 0.0);
         for (i, token) in self.tokens.clone().enumerate() {
-            let at = (token * self.op.n_heads + self.head * self.group) * dim;
-            let queries = &mut scratch.queries[i * self.group * dim..][..self.group * dim];
+            let at = (token * self.op.n_heads + self.heads.start) * dim;
+            let queries = &mut scratch.queries[i * group * dim..][..group * dim];
             for (to, from) in queries.iter_mut().zip(&self.q[at..]) {
                 *to = from * self.op.scale;
             }
@@ -120,15 +131,15 @@ impl Kernel for Tile<'_, '_> {
         };
         let spans = &self.plan.spans[self.tokens.clone()];
         walk.score_prefix(s, spans);
-        walk.score_extras(s, spans, self.group);
+        walk.score_extras(s, spans, group);
         for (query, scores) in walk.scratch.scores.chunks_exact_mut(width).enumerate() {
-            let span = &spans[query / self.group];
+            let span = &spans[query / group];
             softmax(s, &mut scores[..], self.op.softcap, window_start(self.op, span) - base..span.len() - base);
         }
         walk.sum_prefix(s, spans);
-        walk.sum_extras(s, spans, self.group);
+        walk.sum_extras(s, spans, group);
         for (i, token) in self.tokens.clone().enumerate() {
-            self.part.row(token).copy_from_slice(&scratch.out[i * self.group * dim..][..self.group * dim]);
+            self.part.row(token).copy_from_slice(&scratch.out[i * group * dim..][..group * dim]);
         }
     }
 }
