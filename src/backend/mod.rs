@@ -350,7 +350,7 @@ pub trait Backend {
         Vec::new()
     }
 
-    /// Memory for a weight matrix that [`load_rows`](Self::load_rows) fills.
+    /// Memory for a weight matrix; [`load_rows`](Self::load_rows) must fill all of it before it is used.
     fn new_weight(&mut self, ty: TensorType, rows: usize, cols: usize) -> Result<Weight>;
 
     /// Repacks whole rows in GGUF form. `first_row` is a multiple of 16, and so is the number of rows unless they are the

@@ -61,7 +61,7 @@ impl WeightData {
         }
         let (ty, cols, panel_bytes) = (self.ty, self.cols, self.panel_bytes);
         let end = (first_row + n_rows).div_ceil(PANEL);
-        let panels = &mut self.bytes.get_mut()[first_row / PANEL * panel_bytes..end * panel_bytes];
+        let panels = &mut self.bytes.up_to(end * panel_bytes)[first_row / PANEL * panel_bytes..end * panel_bytes];
         pool.rows(end - first_row / PANEL, (panels, panel_bytes, None), none(), none(), &|i, panel, _, _| {
             let rows = &bytes[i * PANEL * row_bytes..((i + 1) * PANEL).min(n_rows) * row_bytes];
             repack_panel(ty, cols, rows, panel);
@@ -100,7 +100,8 @@ fn decode_floats<L: Floats>(panel: &[u8], h: usize, out: &mut [f32]) {
     }
 }
 
-/// Bytes that begin on a cache line, so that no register load crosses one.
+/// Bytes that begin on a cache line, so that no register load crosses one. They are there from the start, but touched
+/// only as they are filled: clearing hundreds of megabytes beforehand would take a good part of the time to load.
 struct AlignedBytes {
     bytes: Vec<u8>,
     start: usize,
@@ -111,21 +112,26 @@ const LINE: usize = 64;
 
 impl AlignedBytes {
     fn new(len: usize) -> Result<Self> {
-        let mut bytes = Vec::new();
+        let mut bytes: Vec<u8> = Vec::new();
         bytes.try_reserve_exact(len.saturating_add(LINE)).map_err(|e| {
             Error::out_of_memory(format!("no memory for a weight of {len} bytes; try a smaller model")).caused_by(e)
         })?;
-        bytes.resize(len + LINE, 0);
         let start = bytes.as_ptr().align_offset(LINE).min(LINE);
         Ok(AlignedBytes { bytes, start, len })
     }
 
+    /// What has been filled.
     #[inline(always)]
     fn get(&self) -> &[u8] {
-        &self.bytes[self.start..self.start + self.len]
+        &self.bytes[self.start..]
     }
 
-    fn get_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.start..self.start + self.len]
+    /// The first `len` bytes; those that are new are 0.
+    fn up_to(&mut self, len: usize) -> &mut [u8] {
+        let end = self.start + len.min(self.len);
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        &mut self.bytes[self.start..end]
     }
 }
