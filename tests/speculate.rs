@@ -469,3 +469,55 @@ fn lookup_finds_what_followed() {
     assert!(Ngram::proposal(&[], &[], 1.0).law.is_empty());
     assert!(Ngram::proposal(&[5], &[], 1.0).law.is_empty());
 }
+
+/// Tokens a round, their mean and its standard error, for a drafter whose logits are those of the target, flattened and
+/// with noise.
+fn block_efficiency(shape: &Shape, temperature: f32, rounds: usize) -> (f64, f64) {
+    const N_VOCAB: usize = 48;
+    let target_logits = |before: &[u32]| -> Vec<f32> {
+        let mut r = Random::new(before.last().map_or(9, |&t| u64::from(t) * 31 + 77));
+        (0..N_VOCAB).map(|_| (r.float() + r.float()) * 3.0).collect()
+    };
+    let softmax = |logits: Vec<f32>| {
+        let weight = |(i, l): (usize, f32)| (i as u32, f64::from(l / temperature).exp());
+        Probs::from_weights(logits.into_iter().enumerate().map(weight).collect())
+    };
+    let target = |before: &[u32]| softmax(target_logits(before));
+    let draft = |before: &[u32]| {
+        let mut r = Random::new(before.last().map_or(3, |&t| u64::from(t) * 17 + 5));
+        softmax(target_logits(before).into_iter().map(|l| 0.8 * l + 1.1 * r.float()).collect())
+    };
+    let mut random = Random::new(u64::from(temperature.to_bits()));
+    let (mut text, mut sum, mut squares) = (Vec::new(), 0.0, 0.0);
+    for _ in 0..rounds {
+        let out = round((&target, &draft), shape, &choose, &text, &mut || uniform(&mut random));
+        text = vec![out[out.len() - 1]];
+        sum += out.len() as f64;
+        squares += (out.len() * out.len()) as f64;
+    }
+    let n = rounds as f64;
+    let mean = sum / n;
+    (mean, ((squares / n - mean * mean) / n).sqrt())
+}
+
+#[test]
+fn trees_without_replacement_emit_most_tokens() {
+    for temperature in [0.3, 0.6, 1.0] {
+        for budget in [6, 14, 30] {
+            let methods = ["rsd-s", "rsd-c", "independent", "chain"];
+            let found = methods.map(|method| {
+                let shape = Shape::of(method, budget, None).expect("a shape");
+                block_efficiency(&shape, temperature, 3000)
+            });
+            for (method, (mean, error)) in methods.iter().zip(found) {
+                println!("temperature {temperature}, budget {budget}, {method:<12} {mean:.3} ± {:.3}", 1.96 * error);
+            }
+            for (better, worse) in [(0, 1), (1, 2), (2, 3)] {
+                let ((a, x), (b, y)) = (found[better], found[worse]);
+                let slack = 3.0 * (x * x + y * y).sqrt();
+                assert!(a >= b - slack, "{}: {a:.3}, {}: {b:.3}", methods[better], methods[worse]);
+            }
+            assert!(found[0].0 > found[3].0, "trees beat chains");
+        }
+    }
+}

@@ -3,7 +3,7 @@
  * and then by one value or one error. `{cancel: id}` ends a call early; it is still answered.
  */
 import { ForewordError, type ErrorData } from './error.js';
-import type { BenchmarkOptions, BenchmarkResult, CachedModel, LoadProgress, ModelInfo, Stats } from './types.js';
+import type { BenchmarkOptions, BenchmarkResult, CachedModel, LoadProgress, ModelInfo, Speculation, Stats } from './types.js';
 
 /** A model's files as the worker gets them. */
 export type Input = { blob: Blob } | { url: string; fallbacks: string[]; sha256?: string; bytes?: number };
@@ -14,6 +14,7 @@ export interface LoadArgs {
   threads?: number;
   contextLength?: number;
   kvCache?: string;
+  speculate?: Speculation;
   cache: boolean;
 }
 

@@ -12,6 +12,8 @@ export interface LoadOptions {
   contextLength?: number;
   /** Number format of the KV cache. */
   kvCache?: 'f16' | 'q8_0';
+  /** Guess the next tokens and check them together: the same answers, sooner where the text repeats itself. Off by default. */
+  speculate?: 'auto' | false | Speculation;
   onProgress?: (progress: LoadProgress) => void;
   /** Cancels the load; a partial download is kept and resumed by the next one. */
   signal?: AbortSignal;
@@ -23,6 +25,15 @@ export interface LoadOptions {
   sha256?: string;
   /** Where this package's `worker.js` and `.wasm` files lie, if the bundler does not find them (esbuild). */
   assets?: string | URL;
+}
+
+export interface Speculation {
+  /** What guesses: the text itself (default), or the model's first layers. */
+  drafter?: 'ngram' | `layers:${number}`;
+  /** Form of the tree of guesses; by default chosen anew in each step, by what pays. */
+  method?: 'auto' | 'rsd-s' | 'rsd-c' | 'chain';
+  /** Guesses a step; not with `auto`. */
+  budget?: number;
 }
 
 export interface LoadProgress {
@@ -147,6 +158,8 @@ export interface Usage {
   total_tokens: number;
   /** Tokens of the prompt that an earlier answer left in the KV cache. */
   prompt_tokens_details: { cached_tokens: number };
+  /** Guesses that became part of the answer, and those that did not. */
+  completion_tokens_details: { accepted_prediction_tokens: number; rejected_prediction_tokens: number };
   timings: { ttft_ms: number; decode_ms: number; prefill_tok_s: number; decode_tok_s: number };
 }
 

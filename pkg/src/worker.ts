@@ -71,7 +71,7 @@ async function load(args: LoadArgs, context: CallContext<'load'>): Promise<Model
 }
 
 async function build({ Session, threads, start }: Kernel, readers: Reader[], args: LoadArgs, cached: boolean, context: CallContext<'load'>): Promise<Session> {
-  const options = JSON.stringify({ threads, contextLength: args.contextLength, kvCache: args.kvCache, name: args.name });
+  const options = JSON.stringify({ threads, contextLength: args.contextLength, kvCache: args.kvCache, speculate: args.speculate, name: args.name });
   let shown = -Infinity;
   const progress = (loadedBytes: number, totalBytes: number) => {
     throwIfAborted(context.signal);

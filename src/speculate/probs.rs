@@ -27,7 +27,13 @@ impl Probs {
 
     /// The tokens that a sampler may draw.
     pub fn of(distribution: &Distribution) -> Self {
-        Self::from_weights(distribution.candidates().iter().map(|c| (c.id, c.p)).collect())
+        let candidates = distribution.candidates().iter().filter(|c| c.p > 0.0);
+        let mut entries: Vec<(u32, f64)> = candidates.map(|c| (c.id, c.p)).collect();
+        // Already normalised, and in order unless truncated; whole vocabularies are long.
+        if !entries.is_sorted_by_key(|e| e.0) {
+            entries.sort_unstable_by_key(|e| e.0);
+        }
+        Probs { entries }
     }
 
     /// `(token, probability)` in the order of the tokens.
@@ -52,7 +58,7 @@ impl Probs {
 
     /// The token at `u` (0..1) of the cumulated probabilities; `None` when there is none.
     pub fn pick(&self, u: f64) -> Option<u32> {
-        pick(&self.entries, u)
+        pick(&self.entries, u * self.entries.iter().map(|e| e.1).sum::<f64>())
     }
 
     /// The entries, to be changed into weights.
@@ -61,9 +67,8 @@ impl Probs {
     }
 }
 
-/// The token at `u` (0..1) of the cumulated weights.
-pub(super) fn pick(weights: &[(u32, f64)], u: f64) -> Option<u32> {
-    let mut left = u * weights.iter().map(|w| w.1).sum::<f64>();
+/// The token at which the cumulated weights pass `left`.
+pub(super) fn pick(weights: &[(u32, f64)], mut left: f64) -> Option<u32> {
     for &(token, w) in weights {
         left -= w;
         if left < 0.0 {

@@ -42,8 +42,11 @@ pub fn choose(
         if unit() * p[at].1 * q_mass < weight(&q) * p_mass {
             return Choice::Accepted(k);
         }
-        subtract(&mut q, &p, q_mass / p_mass);
-        let rest: f64 = q.iter().map(|e| e.1).sum();
+        let mut rest = q_mass - subtract(&mut q, &p, q_mass / p_mass);
+        if rest < 1e-3 * q_mass {
+            // A small difference of large sums is added up afresh.
+            rest = q.iter().map(|e| e.1).sum();
+        }
         if rest <= 0.0 {
             // Only rounding can reject when q and p agree: x would have been the token.
             return Choice::Accepted(k);
@@ -56,14 +59,18 @@ pub fn choose(
         }
     }
     // Distributions have at least one token, and so have residuals.
-    Choice::Emitted(pick(&q, unit()).unwrap_or(0))
+    Choice::Emitted(pick(&q, unit() * q_mass).unwrap_or(0))
 }
 
-/// `q = [q - scale * p]+`; both are in the order of their tokens.
-fn subtract(q: &mut [(u32, f64)], p: &[(u32, f64)], scale: f64) {
+/// `q = [q - scale * p]+`; both are in the order of their tokens. Returns what was taken away.
+fn subtract(q: &mut [(u32, f64)], p: &[(u32, f64)], scale: f64) -> f64 {
+    let mut taken = 0.0;
     for &(token, p) in p {
         if let Ok(at) = q.binary_search_by_key(&token, |e| e.0) {
-            q[at].1 = (q[at].1 - scale * p).max(0.0);
+            let less = q[at].1.min(scale * p);
+            q[at].1 -= less;
+            taken += less;
         }
     }
+    taken
 }

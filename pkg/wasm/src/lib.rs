@@ -11,6 +11,8 @@ use foreword::chat::ChatTemplate;
 use foreword::engine::openai::{Answer, Answers, Body, Reply};
 use foreword::engine::{Engine, Event, Request, RequestId};
 use foreword::model::{ModelOptions, Progress};
+use foreword::speculate::draft::{Drafter, Layers, Ngram};
+use foreword::speculate::{Mode, Shape};
 use foreword::{Error, Result};
 use js_sys::{Function, Object, Reflect};
 use serde_json::{Value, json};
@@ -23,7 +25,16 @@ struct LoadOptions {
     threads: usize,
     context_length: Option<usize>,
     kv_cache: Option<String>,
+    speculate: Option<Speculate>,
     name: String,
+}
+
+/// How answers are guessed ahead.
+#[derive(serde::Deserialize)]
+struct Speculate {
+    drafter: Option<String>,
+    method: Option<String>,
+    budget: Option<usize>,
 }
 
 /// A loaded model.
@@ -181,7 +192,10 @@ async fn load(sources: Vec<JsValue>, options: &str, start: &Function, progress: 
     let mut report = |p: Progress| {
         let _ = progress.call2(&JsValue::NULL, &(p.done_bytes as f64).into(), &(p.total_bytes as f64).into());
     };
-    let engine = Engine::load(sources, backend, &model, now, &mut report).await?;
+    let mut engine = Engine::load(sources, backend, &model, now, &mut report).await?;
+    if let Some(wanted) = options.speculate {
+        speculate(&mut engine, &wanted)?;
+    }
     let template = ChatTemplate::from_gguf(&engine.gguf().metadata, engine.tokenizer()).map(|mut template| {
         template.set_clock(js_sys::Date::now);
         template
@@ -194,6 +208,27 @@ async fn load(sources: Vec<JsValue>, options: &str, start: &Function, progress: 
         events: Vec::new(),
         replies: Vec::new(),
     })
+}
+
+/// Sets up guessing.
+fn speculate(engine: &mut Engine, wanted: &Speculate) -> Result<()> {
+    let mode = match (wanted.method.as_deref().unwrap_or("auto"), wanted.budget) {
+        ("auto", None) => Mode::Auto,
+        ("auto", Some(_)) => return Err(Error::invalid_request("speculate.budget needs a method such as rsd-s")),
+        (method, budget) => Mode::Fixed(Shape::of(method, budget.unwrap_or(6), None)?),
+    };
+    let drafter: Box<dyn Drafter> = match wanted.drafter.as_deref().unwrap_or("ngram") {
+        "ngram" => Box::new(Ngram),
+        name => match name.strip_prefix("layers:").and_then(|n| n.parse().ok()) {
+            Some(n) => Box::new(Layers::new(engine.model(), n)?),
+            None => {
+                return Err(Error::invalid_request(format!(
+                    "speculate.drafter is {name:?}; it may be ngram or layers:K"
+                )));
+            }
+        },
+    };
+    engine.speculate(drafter, mode)
 }
 
 /// Hands the pool to the workers that wait for it.
