@@ -439,10 +439,7 @@ fn trees_have_the_form_that_was_asked_for() {
     for method in ["chain", "rsd-c", "rsd-s", "independent"] {
         for budget in 1..64 {
             let shape = Shape::of(method, budget, None).expect("a shape");
-            assert!((1..=budget).contains(&shape.size()), "{method} {budget}: {shape:?}");
-        }
-        for budget in [6, 10, 14, 21, 30] {
-            assert_eq!(Shape::of(method, budget, None).expect("a shape").size(), budget);
+            assert!(((budget * 2 / 3).max(1)..=budget).contains(&shape.size()), "{method} {budget}: {shape:?}");
         }
         assert!(Shape::of(method, 0, None).is_err());
     }
@@ -478,14 +475,14 @@ fn block_efficiency(shape: &Shape, temperature: f32, rounds: usize) -> (f64, f64
         let mut r = Random::new(before.last().map_or(9, |&t| u64::from(t) * 31 + 77));
         (0..N_VOCAB).map(|_| (r.float() + r.float()) * 3.0).collect()
     };
-    let softmax = |logits: Vec<f32>| {
-        let weight = |(i, l): (usize, f32)| (i as u32, f64::from(l / temperature).exp());
+    let softmax = move |logits: Vec<f32>| {
+        let weight = move |(i, l): (usize, f32)| (i as u32, f64::from(l / temperature).exp());
         Probs::from_weights(logits.into_iter().enumerate().map(weight).collect())
     };
-    let target = |before: &[u32]| softmax(target_logits(before));
-    let draft = |before: &[u32]| {
+    let target = move |before: &[u32]| softmax(target_logits(before));
+    let draft = move |before: &[u32]| {
         let mut r = Random::new(before.last().map_or(3, |&t| u64::from(t) * 17 + 5));
-        softmax(target_logits(before).into_iter().map(|l| 0.8 * l + 1.1 * r.float()).collect())
+        softmax(target_logits(before).into_iter().map(|l| 0.6 * l + 2.0 * r.float()).collect())
     };
     let mut random = Random::new(u64::from(temperature.to_bits()));
     let (mut text, mut sum, mut squares) = (Vec::new(), 0.0, 0.0);

@@ -120,9 +120,8 @@ impl Shape {
                 "a draft tree of {budget} tokens{depth}; it needs one for every level, and at least one"
             )));
         }
-        // As wide as deep or narrower: the later levels are reached more seldom, but the first ones have few good guesses.
-        let width = (1..=budget.isqrt()).rev().find(|w| budget.is_multiple_of(*w) && (*w > 1 || budget < 6));
-        let width = depth.map_or(width.unwrap_or(budget.isqrt()), |d| budget / d);
+        // About as wide as deep: the later levels are reached more seldom, but one level has only few good guesses.
+        let width = depth.map_or(budget.isqrt(), |d| budget / d);
         let depth = depth.unwrap_or(budget / width);
         match method {
             "chain" => Ok(Shape::Constant(vec![1; budget])),
