@@ -7,6 +7,8 @@ use common::{data, exact_options, json_lines, load};
 use foreword::backend::cpu::Cpu;
 use foreword::backend::cpu::simd::Level;
 use foreword::batch::{Batch, BatchToken};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
 /// Largest difference of a logit; the logits are of the order of 1.
 const TOLERANCE: f32 = 1e-3;

@@ -9,6 +9,8 @@ use foreword::gguf::source::{BytesSource, Source};
 use foreword::model::{Model, perplexity};
 use foreword::quant::{TensorType, decode};
 use foreword::tokenizer::Tokenizer;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
 /// How far a model is from a reference, in natural log-probability.
 #[derive(Debug)]

@@ -10,6 +10,8 @@ use foreword::backend::{
     RopeAppend, RopePairs, Rows, read,
 };
 use foreword::quant::{TensorType, decode};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
 /// What an op may be off by.
 mod tolerance {

@@ -5,9 +5,11 @@ mod common;
 use foreword::gguf::Gguf;
 use foreword::gguf::source::{BytesSource, Source};
 use foreword::quant::{self, TensorType};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
 fn fixture() -> (Vec<u8>, Gguf) {
-    let bytes = std::fs::read(common::data("quant.gguf")).expect("the fixture is in the repository");
+    let bytes = common::read(&common::data("quant.gguf"));
     let mut sources: Vec<Box<dyn Source>> = vec![Box::new(BytesSource(bytes.clone()))];
     let gguf = pollster::block_on(Gguf::read(&mut sources)).expect("a valid file");
     (bytes, gguf)

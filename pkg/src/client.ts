@@ -25,9 +25,11 @@ export function connect(assets?: string | URL): Connection {
     client.end(error);
     worker.terminate();
   };
-  worker.onFailure((message) =>
-    close(new ForewordError('worker_lost', `Foreword's worker ended: ${message}. Load the model again; if it happens again, the device may have too little memory.`)),
-  );
+  const lost = (message: string) =>
+    close(new ForewordError('worker_lost', `Foreword's worker ended: ${message}. Load the model again; if it happens again, the device may have too little memory.`));
+  worker.onFailure(lost);
+  // A worker that the browser kills sends no event. But it holds a lock all its life, and this is who gets it next.
+  client.onLock((name) => void navigator.locks.request(name, () => lost('the browser stopped it')).catch(() => {}));
   return { client, close };
 }
 

@@ -13,6 +13,8 @@ const TRIES = 5;
 /** Beside the model, the browser needs room for itself. */
 const SPARE = 16 << 20;
 const CHUNK = 4 << 20;
+/** WASM has 32-bit addresses. */
+export const MOST_BYTES = 4 * 2 ** 30;
 
 type Remote = Extract<Input, { url: string }>;
 type Report = (progress: LoadProgress) => void;
@@ -174,10 +176,17 @@ async function connection(job: Transfer, url: string): Promise<void> {
   if (total && file.size < total) throw new Error('the connection ended early');
 }
 
+/** Refuses a model that no page could hold, before it is downloaded. */
+export function checkSize(bytes: number): void {
+  if (bytes <= MOST_BYTES) return;
+  throw new ForewordError('out_of_memory', `The model has ${(bytes / 2 ** 30).toFixed(1)} GiB; a page can hold 4 GiB at most. Take a smaller or more strongly quantized one.`);
+}
+
 /** Before the first byte: is there room? */
 async function begin(job: Transfer, total: number, etag: string | undefined): Promise<void> {
   const { file, entry } = job;
   Object.assign(entry, { totalBytes: total, etag });
+  checkSize(total);
   if (file instanceof MemoryFile) return file.reserve(total);
   const storage = (globalThis.navigator as Navigator | undefined)?.storage;
   const { quota, usage } = (await storage?.estimate?.()) ?? {};
@@ -188,8 +197,6 @@ async function begin(job: Transfer, total: number, etag: string | undefined): Pr
       `The model needs ${mib(missing)} of storage, but the browser gives this site only ${mib(Math.max(quota - usage, 0))} more. Delete cached models, free disk space, or take a smaller model.`,
     );
   }
-  // Asked for at the first download, when it is clear what for; a refusal only means that the browser may tidy up.
-  await storage?.persist?.().catch(() => false);
   await file.save(entry);
 }
 

@@ -70,7 +70,13 @@ export class Foreword {
     // The worker may be deep in a synchronous stretch: its end is the quickest way out, and what was downloaded stays.
     signal?.addEventListener('abort', over, { once: true });
     try {
-      const info = await connection.client.call('load', args, { signal, part: (progress) => onProgress?.(progress) });
+      const info = await connection.client.call('load', args, {
+        signal,
+        part: (progress) => {
+          if (progress.phase === 'download' && cache) keep();
+          onProgress?.(progress);
+        },
+      });
       return new Foreword(connection, info);
     } catch (error) {
       const failure = ForewordError.from(error);
@@ -135,6 +141,16 @@ export class Foreword {
 }
 
 export default Foreword;
+
+let kept = false;
+
+/** Asks that the cache be kept: at the first download, when it is clear what for. Workers cannot ask. */
+function keep(): void {
+  if (kept) return;
+  kept = true;
+  // A refusal only means that the browser may tidy up.
+  void globalThis.navigator?.storage?.persist?.().catch(() => false);
+}
 
 async function briefly<T>({ assets }: Pick<LoadOptions, 'assets'>, job: (connection: Connection) => Promise<T>): Promise<T> {
   const connection = connect(assets);

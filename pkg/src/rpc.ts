@@ -1,6 +1,7 @@
 /**
  * The protocol between the page and its worker. A call is `{id, method, args}`; it is answered by any number of parts
- * and then by one value or one error. `{cancel: id}` ends a call early; it is still answered.
+ * and then by one value or one error. `{cancel: id}` ends a call early; it is still answered. The worker's first message
+ * is `{lock: name}`, a Web Lock that it holds for as long as it lives.
  */
 import { ForewordError, type ErrorData } from './error.js';
 import type { BenchmarkOptions, BenchmarkResult, CachedModel, LoadProgress, ModelInfo, Speculation, Stats } from './types.js';
@@ -32,7 +33,7 @@ export interface Methods {
 
 export type Method = keyof Methods;
 export type Call = { id: number; method: Method; args: unknown } | { cancel: number };
-export type Reply = { id: number; part: unknown } | { id: number; value: unknown } | { id: number; error: ErrorData };
+export type Reply = { lock: string } | { id: number; part: unknown } | { id: number; value: unknown } | { id: number; error: ErrorData };
 
 /** Both ends of a worker look like this, in browsers and in Node. */
 export interface Port {
@@ -51,6 +52,8 @@ export type Handlers = { [M in Method]: (args: Methods[M]['args'], context: Call
 /** The worker's end. */
 export function serve(port: Port, handlers: Handlers): void {
   const running = new Map<number, AbortController>();
+  const name = `foreword worker ${crypto.randomUUID()}`;
+  void locks()?.request(name, () => (port.post({ lock: name }), new Promise(() => {})));
   port.receive(async (call: Call) => {
     if ('cancel' in call) return running.get(call.cancel)?.abort();
     const { id, method, args } = call;
@@ -68,6 +71,11 @@ export function serve(port: Port, handlers: Handlers): void {
   });
 }
 
+/** Insecure pages and Node 20 have none. */
+function locks(): LockManager | undefined {
+  return (globalThis.navigator as Navigator | undefined)?.locks;
+}
+
 interface Waiting {
   part?: (part: any) => void;
   resolve(value: any): void;
@@ -80,10 +88,12 @@ export class Client {
   #next = 1;
   #waiting = new Map<number, Waiting>();
   #over: ForewordError | undefined;
+  #locked: (name: string) => void = () => {};
 
   constructor(port: Port) {
     this.#port = port;
     port.receive((reply: Reply) => {
+      if ('lock' in reply) return this.#locked(reply.lock);
       const waiting = this.#waiting.get(reply.id);
       if (!waiting) return;
       if ('part' in reply) return waiting.part?.(reply.part);
@@ -113,6 +123,11 @@ export class Client {
         reject(new ForewordError('invalid_request', `The request cannot be sent to the worker: ${(error as Error).message}`));
       }
     }).finally(() => signal?.removeEventListener('abort', cancel));
+  }
+
+  /** Tells the name of the lock that the worker holds. */
+  onLock(listener: (name: string) => void): void {
+    this.#locked = listener;
   }
 
   /** Fails everything under way and everything to come. */

@@ -1,5 +1,5 @@
 /** The worker: one model, its downloads and its loop of steps. */
-import { obtain } from './download.js';
+import { checkSize, MOST_BYTES, obtain } from './download.js';
 import { ForewordError, throwIfAborted } from './error.js';
 import { type Kernel, type Session, startKernel } from './kernel.js';
 import { breathe, ownPort } from './platform.js';
@@ -7,9 +7,6 @@ import { type CallContext, type Input, type LoadArgs, serve } from './rpc.js';
 import { blobReader, openStore, type Reader } from './store.js';
 import { fileReader } from './store-folder.js';
 import type { BenchmarkOptions, BenchmarkResult, LoadProgress, ModelInfo, Stats, Usage } from './types.js';
-
-/** WASM has 32-bit addresses. */
-const MOST_BYTES = 4 * 2 ** 30;
 
 /** A request in the engine. */
 interface Open {
@@ -58,9 +55,7 @@ async function load(args: LoadArgs, context: CallContext<'load'>): Promise<Model
     kernel = await starting;
     throwIfAborted(context.signal);
     const fileBytes = readers.reduce((sum, reader) => sum + reader.size, 0);
-    if (fileBytes > MOST_BYTES) {
-      throw new ForewordError('out_of_memory', `The model has ${(fileBytes / 2 ** 30).toFixed(1)} GiB; a page can hold 4 GiB at most. Take a smaller or more strongly quantized one.`);
-    }
+    checkSize(fileBytes);
     session = await build(kernel, readers, args, cached, context);
     const limit = kernel.limitedBy;
     loaded = { ...JSON.parse(session.info()), ...(limit && { threadsLimitedBy: limit }), fileBytes, cached, loadMs: performance.now() - begun };

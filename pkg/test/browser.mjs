@@ -1,4 +1,5 @@
 // Chromium for tests.
+import fs from 'node:fs';
 import { chromium } from 'playwright-core';
 
 const QUIET = ['--disable-background-networking', '--disable-component-update', '--disable-sync', '--no-first-run', '--disable-quic'];
@@ -34,4 +35,43 @@ export function inPage(page, body, args = {}) {
     },
     [body.toString(), args],
   );
+}
+
+/** Runs `code` first in every worker that the page starts: to take from them what some browsers lack. */
+export function inWorkers(page, code) {
+  return page.addInitScript((before) => {
+    const Original = Worker;
+    globalThis.Worker = class extends Original {
+      constructor(url, options) {
+        // The import comes after the code, which a static one would not; messages that arrive meanwhile are kept.
+        const script = `
+          const early = []; const keep = (event) => early.push(event.data); addEventListener('message', keep);
+          ${before};
+          import(${JSON.stringify(new URL(url, location.href).href)}).then(() => {
+            removeEventListener('message', keep);
+            early.forEach((data) => dispatchEvent(new MessageEvent('message', { data })));
+          });`;
+        super(URL.createObjectURL(new Blob([script], { type: 'text/javascript' })), options);
+      }
+    };
+  }, code);
+}
+
+/** Memory that only the processes of this test's browsers have, in bytes (Linux). */
+export function browserMemory() {
+  const processes = fs.readdirSync('/proc').filter((name) => /^\d+$/.test(name)).flatMap((pid) => {
+    try {
+      const status = fs.readFileSync(`/proc/${pid}/status`, 'utf8');
+      const number = (key) => Number(new RegExp(`^${key}:\\s+(\\d+)`, 'm').exec(status)?.[1] ?? 0);
+      return [{ pid: Number(pid), parent: number('PPid'), bytes: number('RssAnon') * 1024 }];
+    } catch {
+      return []; // It ended meanwhile.
+    }
+  });
+  const ours = new Set([process.pid]);
+  for (let before = 0; before < ours.size; ) {
+    before = ours.size;
+    for (const { pid, parent } of processes) if (ours.has(parent)) ours.add(pid);
+  }
+  return processes.filter(({ pid }) => pid !== process.pid && ours.has(pid)).reduce((sum, p) => sum + p.bytes, 0);
 }

@@ -79,6 +79,21 @@ test('an answer is stopped, and a message edited', async () => {
   assert.equal((await texts('user')).at(-1), 'Say hello.');
 });
 
+test('the keyboard is enough', async () => {
+  await page.locator('#prompt').focus();
+  await page.keyboard.type('Count to ninety.');
+  await page.keyboard.press('Enter');
+  await page.waitForSelector('[aria-label=Stop]');
+  await page.keyboard.press('Escape');
+  await page.waitForSelector('[aria-label=Send]');
+  assert.equal(await page.evaluate(() => document.activeElement.id), 'prompt');
+  // Every control has a name that a screen reader can say.
+  const unnamed = await page.evaluate(() =>
+    [...document.querySelectorAll('button, input, textarea, a')].filter((e) => !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)).map((e) => e.outerHTML),
+  );
+  assert.deepEqual(unnamed, []);
+});
+
 test('the chat survives a reload, without a network', async () => {
   const before = await texts('user');
   await context.setOffline(true);
@@ -88,6 +103,12 @@ test('the chat survives a reload, without a network', async () => {
   await page.fill('#prompt', 'And once more.');
   await page.keyboard.press('Enter');
   await answered();
+  // What is not on the device cannot be had now, and the page says why.
+  await page.locator('.topbar .model').click();
+  await page.locator('.card', { hasText: 'Gemma' }).click();
+  assert.match(await page.locator('[role=alert]').innerText(), /no network/);
+  await page.locator('.card', { hasText: 'SmolLM2' }).click();
+  await page.waitForSelector('#prompt');
   await context.setOffline(false);
 });
 

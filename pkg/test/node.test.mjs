@@ -1,8 +1,11 @@
 // The package in Node.
 import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
 import { test } from 'node:test';
 import { ForewordError, Foreword } from '../dist/index.js';
-import { modelPath } from './server.mjs';
+import { modelPath, start } from './server.mjs';
 
 test('loads a file and answers', async () => {
   const model = await Foreword.load(modelPath('smol.gguf'), { contextLength: 256 });
@@ -17,4 +20,27 @@ test('loads a file and answers', async () => {
 
 test('a missing file is a typed error', async () => {
   await assert.rejects(Foreword.load('/no/such/file.gguf'), (e) => e instanceof ForewordError);
+});
+
+test('a download is kept in a folder', async () => {
+  // The server goes on finding the models where they are.
+  process.env.FOREWORD_MODELS = path.dirname(modelPath('smol.gguf'));
+  process.env.FOREWORD_CACHE = fs.mkdtempSync(path.join(os.tmpdir(), 'foreword-cache-'));
+  const server = await start();
+  try {
+    const url = `${server.url}/smol.gguf?drop=30000000`;
+    for (const cached of [false, true]) {
+      const model = await Foreword.load(url, { contextLength: 256 });
+      assert.equal(model.info.cached, cached);
+      await model.dispose();
+    }
+    const [entry] = await Foreword.list();
+    assert.deepEqual([entry.bytes, entry.complete], [98362432, true]);
+    assert.equal(await Foreword.delete(entry), true);
+    assert.deepEqual(await Foreword.list(), []);
+    await assert.rejects(Foreword.load(`${server.url}/missing.gguf`), (e) => e.code === 'not_found');
+  } finally {
+    server.close();
+    fs.rmSync(process.env.FOREWORD_CACHE, { recursive: true });
+  }
 });

@@ -6,6 +6,7 @@ import path from 'node:path';
 
 export const PKG = path.resolve(import.meta.dirname, '..');
 const MODELS = { 'smol.gguf': 'SmolLM2-135M-Instruct.Q4_1.gguf', 'gemma.gguf': 'gemma-3-270m-q4_k_m.gguf' };
+const CLAIMS = { '/large.gguf': 3e9, '/huge.gguf': 2e13 };
 const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css', '.wasm': 'application/wasm', '.json': 'application/json' };
 
 /** A model of the command line's cache. */
@@ -18,9 +19,9 @@ export function modelPath(name) {
 }
 
 /**
- * Starts a server. `/page.gguf` is a web page, `/cut.gguf` the beginning of a model, `/huge.gguf` claims 20 TB;
+ * Starts a server. `/page.gguf` is a web page, `/cut.gguf` the beginning of a model, `/large.gguf` claims 3 GB and `/huge.gguf` 20 TB;
  * `/smol.gguf?drop=N` closes the first connection after N bytes; `?slow` sends 2 MiB a second;
- * `?norange` knows no ranges. `requests` counts them by path, and keeps their ranges.
+ * `?norange` knows no ranges; `?etag` is a new version at every request. `requests` counts them by path, and keeps their ranges.
  */
 export async function start({ isolated = true, folders = {} } = {}) {
   const requests = [];
@@ -32,17 +33,19 @@ export async function start({ isolated = true, folders = {} } = {}) {
     const url = new URL(request.url, 'http://x');
     if (url.pathname === '/') return response.writeHead(200, { ...headers, 'content-type': 'text/html' }).end('<title>test</title>');
     if (url.pathname === '/page.gguf') return response.writeHead(200, headers).end('<!doctype html>');
-    if (url.pathname === '/huge.gguf') return response.writeHead(200, { ...headers, 'content-length': 2e13 }).write('GGUF');
+    if (url.pathname in CLAIMS) return response.writeHead(200, { ...headers, 'content-length': CLAIMS[url.pathname] }).write('GGUF');
     if (url.pathname === '/cut.gguf') return sendCut(response, headers);
-    if (!url.pathname.endsWith('.gguf')) return sendFile(url.pathname, response);
+    const inFolder = url.pathname.split('/')[1] in folders;
+    if (inFolder || !url.pathname.endsWith('.gguf')) return sendFile(url.pathname, response);
     requests.push({ url: request.url, range: request.headers.range });
-    const file = modelFile(url.pathname.slice(1));
+    const file = modelFile(path.basename(url.pathname));
     if (!file) return response.writeHead(404, headers).end();
     sendModel(url, request, response, file);
   });
 
   function modelFile(name) {
-    return name in MODELS ? modelPath(name) : undefined;
+    const short = Object.keys(MODELS).find((key) => key === name || MODELS[key] === name);
+    return short && modelPath(short);
   }
 
   function sendFile(name, response) {
@@ -65,7 +68,7 @@ export async function start({ isolated = true, folders = {} } = {}) {
     response.writeHead(match ? 206 : 200, {
       ...headers,
       'content-length': size - from,
-      etag: '"1"',
+      etag: `"${url.searchParams.has('etag') ? requests.length : 1}"`,
       ...(match && { 'content-range': `bytes ${from}-${size - 1}/${size}` }),
     });
     const stream = fs.createReadStream(file, { start: from, highWaterMark: 1 << 20 });

@@ -4,14 +4,21 @@
 pub mod random;
 pub mod reference;
 pub mod simulated;
+#[cfg(target_arch = "wasm32")]
+pub mod web;
 
 use foreword::backend::{Backend, CacheType};
 use foreword::gguf::Gguf;
-use foreword::gguf::source::{FileSource, Source};
+#[cfg(not(target_arch = "wasm32"))]
+use foreword::gguf::source::FileSource;
+use foreword::gguf::source::Source;
 use foreword::model::{Model, ModelOptions};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+#[cfg(target_arch = "wasm32")]
+pub use web::{data, model_path, open_source, read};
 
 /// The file of a model of the registry: in `$FOREWORD_MODELS` or in the command line's cache.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn model_path(file: &str) -> PathBuf {
     let folders = [std::env::var_os("FOREWORD_MODELS"), std::env::var_os("FOREWORD_CACHE")];
     let default = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/foreword"));
@@ -24,25 +31,38 @@ pub const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 pub const GEMMA3: &str = "gemma-3-270m-q4_k_m.gguf";
 
 /// A file of `tests/data`.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn data(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
+/// All bytes of a file.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).expect("the fixture is in the repository")
+}
+
+/// A file as a source of a model.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn open_source(path: &Path) -> Box<dyn Source> {
+    Box::new(FileSource::open(path).expect("a model file"))
+}
+
 /// The lines of a JSON-lines file of `tests/data`.
 pub fn json_lines(name: &str) -> Vec<serde_json::Value> {
-    let text = std::fs::read_to_string(data(name)).expect("test data");
+    let text = String::from_utf8(read(&data(name))).expect("text");
     text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
 }
 
 /// Reads the headers of a file.
-pub fn open(path: &std::path::Path) -> (Gguf, Vec<Box<dyn Source>>) {
-    let mut sources: Vec<Box<dyn Source>> = vec![Box::new(FileSource::open(path).expect("a model file"))];
+pub fn open(path: &Path) -> (Gguf, Vec<Box<dyn Source>>) {
+    let mut sources = vec![open_source(path)];
     let gguf = pollster::block_on(Gguf::read(&mut sources)).expect("a sound header");
     (gguf, sources)
 }
 
 /// Loads a model.
-pub fn load(path: &std::path::Path, options: &ModelOptions, backend: impl Backend + 'static) -> Model {
+pub fn load(path: &Path, options: &ModelOptions, backend: impl Backend + 'static) -> Model {
     let (gguf, mut sources) = open(path);
     pollster::block_on(Model::load(&gguf, &mut sources, Box::new(backend), options, &mut |_| {}))
         .expect("a sound model")

@@ -33,6 +33,7 @@ export async function load(source, label) {
     if (typeof source === 'string') localStorage.setItem('model', JSON.stringify({ source, label }));
     plots.reset();
     void measure();
+    focus('#prompt');
   } catch (error) {
     if (error.code !== 'cancelled') state.error = error.message;
   } finally {
@@ -81,8 +82,38 @@ export async function regenerate() {
   await answer();
 }
 
+/** Opens a message of the user's for changes. */
+export function startEditing(index) {
+  state.editing = index;
+  changed();
+  focus('.editing textarea');
+}
+
+/** Leaves whatever is open, the innermost first. */
+export function escape() {
+  if (state.answering) stop();
+  else if (state.editing >= 0) state.editing = -1;
+  else if (state.menu) state.menu = false;
+  else return;
+  changed();
+  focus('#prompt');
+}
+
+/** Puts the cursor into a field that the next frame shows. */
+function focus(field) {
+  requestAnimationFrame(() => requestAnimationFrame(() => document.querySelector(field)?.focus()));
+}
+
 export function stop() {
   state.answering?.abort();
+}
+
+/** The stream of an answer. A model that was not made for chats continues the text. */
+function ask(model, history, { system, temperature, top_p, max_tokens }, signal) {
+  const request = { stream: true, temperature, top_p, max_tokens };
+  if (!model.info.chat) return model.completions.create({ ...request, prompt: history.map((m) => m.content).join('\n') }, { signal });
+  const messages = system.trim() ? [{ role: 'system', content: system }, ...history] : history;
+  return model.chat.completions.create({ ...request, messages }, { signal });
 }
 
 async function answer() {
@@ -94,21 +125,12 @@ async function answer() {
   // A reload in the middle of the answer must not lose the question.
   await save();
   chat.messages.push(reply);
-  state.error = null;
+  Object.assign(state, { error: null, announced: '' });
   changed();
   try {
-    const stream = await model.chat.completions.create(
-      {
-        messages: settings.system.trim() ? [{ role: 'system', content: settings.system }, ...history] : history,
-        stream: true,
-        temperature: settings.temperature,
-        top_p: settings.top_p,
-        max_tokens: settings.max_tokens,
-      },
-      { signal: controller.signal },
-    );
-    for await (const chunk of stream) {
-      reply.content += chunk.choices[0]?.delta.content ?? '';
+    for await (const chunk of await ask(model, history, settings, controller.signal)) {
+      const [choice] = chunk.choices;
+      reply.content += choice?.delta?.content ?? choice?.text ?? '';
       plots.token();
       if (chunk.usage) state.usage = chunk.usage;
       changed();
@@ -119,6 +141,7 @@ async function answer() {
     if (!reply.content) chat.messages.pop();
   } finally {
     state.answering = null;
+    state.announced = reply.content && `The model says: ${reply.content}`;
     await save();
     void measure();
     changed();
@@ -146,7 +169,7 @@ export function startNew() {
   state.view = 'chat';
   state.menu = false;
   changed();
-  requestAnimationFrame(() => document.querySelector('#prompt')?.focus());
+  focus('#prompt');
 }
 
 export async function remove(chat) {

@@ -1,6 +1,6 @@
 /** The demo page. */
 import { render } from 'lit-html';
-import { load, refreshCached } from './actions.js';
+import { escape, load, refreshCached } from './actions.js';
 import { changed, onChange, restore, state } from './state.js';
 import { plots } from './stats.js';
 import { page } from './views.js';
@@ -17,6 +17,8 @@ onChange(() => {
   if (shown && follow) shown.scrollTop = shown.scrollHeight;
   if (state.panel) plots.mount(document.querySelector('#plot-speed'), document.querySelector('#plot-memory'));
 });
+
+addEventListener('keydown', (event) => event.key === 'Escape' && !event.isComposing && escape());
 
 /** Offline use, and isolation on hosts that cannot set headers: the first visit reloads once for it. */
 async function registerServiceWorker() {

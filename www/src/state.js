@@ -18,6 +18,8 @@ export const state = {
   answering: null,
   /** Index of the message that is being edited. */
   editing: -1,
+  /** What a screen reader says: the answer, once it is complete. */
+  announced: '',
   menu: false,
   panel: false,
   settings: { ...DEFAULTS },

@@ -9,6 +9,7 @@ class Plots {
   #tokens = [];
   #speedData = [[], []];
   #memoryData = [[], []];
+  #bytes = 0;
   #timer;
 
   /** Draws into two elements. */
@@ -17,7 +18,8 @@ class Plots {
     this.#speed = this.#make(speed, 'tokens a second', this.#speedData, '#c2512e');
     this.#memory = this.#make(memory, 'memory, MiB', this.#memoryData, '#3b7ea1');
     clearInterval(this.#timer);
-    this.#timer = setInterval(() => this.#tick(), 500);
+    this.#timer = setInterval(() => this.#tick(), 250);
+    this.#tick();
   }
 
   /** A token arrived. */
@@ -25,10 +27,9 @@ class Plots {
     this.#tokens.push(performance.now());
   }
 
+  /** The model's memory now, or nothing. */
   memory(memory) {
-    if (!memory) return;
-    this.#push(this.#memoryData, memory.wasm / 1048576);
-    this.#memory?.setData(this.#memoryData);
+    this.#bytes = memory?.wasm ?? 0;
   }
 
   reset() {
@@ -40,7 +41,9 @@ class Plots {
     const now = performance.now();
     this.#tokens = this.#tokens.filter((t) => now - t < 1000);
     this.#push(this.#speedData, this.#tokens.length);
+    this.#push(this.#memoryData, this.#bytes / 1048576);
     this.#speed.setData(this.#speedData);
+    this.#memory.setData(this.#memoryData);
   }
 
   #push(data, value) {
@@ -58,7 +61,7 @@ class Plots {
         height: 120,
         legend: { show: false },
         cursor: { show: false },
-        scales: { x: { time: false }, y: { range: (_, __, max) => [0, Math.max(max * 1.15, 1)] } },
+        scales: { x: { time: false, range: () => [performance.now() / 1000 - SECONDS, performance.now() / 1000] }, y: { range: (_, __, max) => [0, Math.max(max * 1.15, 1)] } },
         axes: [{ ...axis, show: false }, axis],
         series: [{}, { label, stroke, width: 2, fill: `${stroke}22`, points: { show: false } }],
       },

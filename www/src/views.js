@@ -20,6 +20,9 @@ const ICONS = {
   gear: 'M4 8h10M18 8h2M4 16h2M10 16h10M16 6v4M8 14v4',
   chart: 'M5 19V11M12 19V5M19 19v-6',
   close: 'M6 6l12 12M18 6L6 18',
+  lock: 'M6 11h12v9H6zM9 11V8a3 3 0 0 1 6 0v3',
+  bolt: 'M13 3L6 13.5h5.5L11 21l7-10.5h-5.5z',
+  plane: 'M12 20h.01M8.5 16.4a5 5 0 0 1 7 0M5 12.9a10 10 0 0 1 5-2.7M19 12.9a10 10 0 0 0-2.4-1.7M2 9a15 15 0 0 1 4.2-2.7M22 9a15 15 0 0 0-11.3-3.7M3 3l18 18',
 };
 const icon = (name) => html`<svg viewBox="0 0 24 24" aria-hidden="true"><path d=${ICONS[name]} /></svg>`;
 const button = (name, label, click, extra = '') =>
@@ -65,7 +68,7 @@ function topbar() {
   return html`<header class="topbar">
     ${button('menu', 'Menu', () => ((state.menu = !state.menu), changed()), 'menu-button')}
     <button class="model" @click=${switchModel} ?disabled=${!state.model} title="Choose another model">
-      <span class="dot ${state.model ? 'on' : ''}"></span>${state.model ? state.modelName : 'No model'}
+      <span class="dot ${state.model ? 'on' : ''}"></span><span class="name">${state.model ? state.modelName : 'No model'}</span>
     </button>
     <span class="spacer"></span>
     ${state.model ? html`<span class="badge">${state.model.info.device} · ${state.model.info.threads} ${state.model.info.threads === 1 ? 'thread' : 'threads'}</span>` : nothing}
@@ -90,13 +93,19 @@ function welcome() {
   const other = state.cached.filter((c) => !Foreword.models.some((m) => c.url.endsWith(`/${m.file}`)));
   return html`<section class="welcome" @dragover=${(e) => e.preventDefault()} @drop=${drop}>
     <h1>A language model,<br />right in this page.</h1>
-    <p class="lead">Pick a model. It is downloaded once, kept in your browser, and works without a network afterwards.</p>
+    <p class="lead">Pick a model and start to chat. No account, no server, nothing to install.</p>
+    <ul class="facts">
+      ${[['lock', 'Private', 'What you write never leaves this device.'], ['bolt', 'Fast', 'Kernels of its own, on all your cores.'], ['plane', 'Offline', 'One download, then no network at all.']].map(
+        ([name, title, text]) => html`<li>${icon(name)}<strong>${title}</strong><span>${text}</span></li>`,
+      )}
+    </ul>
+    <h2 class="visually-hidden">Models</h2>
     <ul class="cards">
       ${Foreword.models.map(
         (model) => html`<li>
           <button class="card" @click=${() => act.load(model.name, model.title)}>
-            <strong>${model.title}</strong>
-            <span>${mib(model.bytes)} · ${model.license}</span>
+            <strong>${model.title.split(', ')[0]}</strong>
+            <span>${[...model.title.split(', ').slice(1), mib(model.bytes), model.license].join(' · ')}</span>
             <em>${isHere(model) ? 'On this device' : 'Download and start'}</em>
           </button>
           ${isHere(model) ? button('bin', `Delete ${model.title} from this device`, () => act.forget(isHere(model)), 'quiet') : nothing}
@@ -137,7 +146,7 @@ function submitUrl(event) {
 
 function loadingView() {
   const { label, phase, loadedBytes, totalBytes } = state.loading;
-  const words = { download: 'Downloading', verify: 'Checking the copy on this device', load: 'Loading into memory' }[phase];
+  const words = { download: loadedBytes ? 'Downloading' : 'Starting', verify: 'Checking the copy on this device', load: 'Loading into memory' }[phase];
   return html`<section class="loading" aria-live="polite">
     <h2>${label}</h2>
     <progress max="1" value=${totalBytes ? loadedBytes / totalBytes : nothing} aria-label=${words}></progress>
@@ -151,7 +160,7 @@ function chatView() {
   return html`<section class="conversation" id="conversation" aria-label="Conversation">
       <div class="column">
         ${messages.length ? messages.map(message) : suggestions()}
-        <div class="visually-hidden" aria-live="polite">${state.answering ? 'The model is answering' : messages.at(-1)?.role === 'assistant' ? 'The answer is complete' : ''}</div>
+        <div class="visually-hidden" aria-live="polite">${state.answering ? 'The model is answering' : state.announced}</div>
       </div>
     </section>
     <form class="composer" @submit=${submit}>
@@ -159,7 +168,7 @@ function chatView() {
         <textarea id="prompt" name="text" rows="1" placeholder="Write a message" aria-label="Message" @keydown=${keydown} @input=${grow}></textarea>
         ${state.answering ? button('stop', 'Stop', (e) => (e.preventDefault(), act.stop()), 'round') : html`<button class="icon round" aria-label="Send" title="Send">${icon('send')}</button>`}
       </div>
-      <p class="hint">Small models make things up. Enter sends, Shift+Enter starts a line.</p>
+      <p class="hint">Small models make things up. <span class="keys">Enter sends, Shift+Enter starts a line, Escape stops.</span></p>
     </form>`;
 }
 
@@ -182,7 +191,7 @@ function message(m, i) {
       ? nothing
       : html`<div class="tools">
           ${button('copy', 'Copy', () => act.copy(m.content), 'quiet')}
-          ${m.role === 'user' && !state.answering ? button('edit', 'Edit', () => ((state.editing = i), changed()), 'quiet') : nothing}
+          ${m.role === 'user' && !state.answering ? button('edit', 'Edit', () => act.startEditing(i), 'quiet') : nothing}
           ${last && m.role === 'assistant' && !state.answering ? button('again', 'Write anew', act.regenerate, 'quiet') : nothing}
         </div>`}
   </article>`;
@@ -190,7 +199,7 @@ function message(m, i) {
 
 function editor(m, i) {
   return html`<form class="message user editing" @submit=${(e) => (e.preventDefault(), act.edit(i, new FormData(e.target).get('text')))}>
-    <textarea name="text" aria-label="Edit the message" rows="3" .value=${m.content}></textarea>
+    <textarea name="text" aria-label="Edit the message" rows="3" .value=${m.content} @keydown=${keydown}></textarea>
     <div class="row"><button type="button" @click=${() => ((state.editing = -1), changed())}>Cancel</button><button class="primary">Send</button></div>
   </form>`;
 }
@@ -225,8 +234,9 @@ function benchView() {
       <button class="primary" ?disabled=${running} @click=${act.runBench}>${running ? 'Running …' : 'Run'}</button>
       ${result ? html`<button @click=${() => (act.copy(act.benchMarkdown(result)), (state.bench.copied = true), changed())}>${state.bench.copied ? 'Copied' : 'Copy as Markdown'}</button>` : nothing}
     </div>
+    ${running ? html`<p role="status">This takes some seconds; the page stays usable.</p>` : nothing}
     ${result
-      ? html`<dl class="figures">
+      ? html`<dl class="figures" role="status">
           ${figure('Prefill', result.prefill_tok_s.toFixed(1), 'tokens/s')} ${figure('Decode', result.decode_tok_s.toFixed(1), 'tokens/s')}
           ${figure('First token', result.ttft_ms.toFixed(0), 'ms')} ${figure('Load', result.load_ms.toFixed(0), 'ms')}
           ${figure('Threads', result.threads, '')} ${figure('Backend', result.backend, result.device)}
