@@ -42,11 +42,12 @@ export async function startKernel(wanted: number | undefined): Promise<Kernel> {
     throw new ForewordError('unsupported_browser', 'This browser has no WebAssembly SIMD. Use a current version of Chrome, Edge, Firefox or Safari.');
   }
   const isolated = isNode || globalThis.crossOriginIsolated === true;
-  if (!hasRelaxed() || !canShare()) return startSimd(wanted);
+  const memory = hasRelaxed() ? sharedMemory() : undefined;
+  if (!memory) return startSimd(wanted);
   const cores = globalThis.navigator?.hardwareConcurrency ?? 1;
   const threads = isolated ? Math.max(1, Math.min(wanted ?? cores, wanted ? 64 : 8)) : 1;
   const module = await compile(new URL('./relaxed.wasm', import.meta.url));
-  const { memory } = (await initRelaxed({ module_or_path: module })) as unknown as { memory: WebAssembly.Memory };
+  await initRelaxed({ module_or_path: module, memory });
   const helpers = await Promise.all(Array.from({ length: threads - 1 }, () => startHelper(module, memory)));
   return {
     Session: RelaxedSession as unknown as typeof SimdSession,
@@ -63,14 +64,21 @@ async function startSimd(wanted: number | undefined): Promise<Kernel> {
   return { Session: SimdSession, memory, threads: 1, ...(wanted !== 1 && { limitedBy: 'no_relaxed_simd' as const }), start() {} };
 }
 
-/** Shared memory can be made in some engines even where it cannot be sent to other threads. */
-function canShare(): boolean {
-  try {
-    new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true });
-    return true;
-  } catch {
-    return false;
+/** In pages of 64 KiB. A shared memory's most is reserved when it is made, and phones refuse the 4 GiB of WASM. */
+const MOST_PAGES = [65536, 32768, 16384, 8192];
+/** More than the core is linked with. */
+const FIRST_PAGES = 64;
+
+/** The largest memory to be had; some engines make one even where it cannot be sent to other threads. */
+function sharedMemory(): WebAssembly.Memory | undefined {
+  for (const maximum of MOST_PAGES) {
+    try {
+      return new WebAssembly.Memory({ initial: FIRST_PAGES, maximum, shared: true });
+    } catch {
+      // A smaller one, or none.
+    }
   }
+  return undefined;
 }
 
 /** A worker on the same memory. It must run before the pool is used: a worker that spins cannot start another. */

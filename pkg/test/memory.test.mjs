@@ -1,0 +1,47 @@
+// Devices with little memory: workers get a WebAssembly.Memory that is refused, or ends, early.
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { inPage, inWorkers, launch, withPage } from './browser.mjs';
+import { start } from './server.mjs';
+
+let browser, server;
+before(async () => {
+  [browser, server] = await Promise.all([launch(), start()]);
+});
+after(async () => {
+  await browser?.close();
+  server?.close();
+});
+
+/** A test in a page whose workers make memories by a constructor that begins with `body`, over the wanted `limits`. */
+const withMemory = (name, body, job) =>
+  test(name, () =>
+    withPage(browser, server.url, async (page) => {
+      await inWorkers(page, `WebAssembly.Memory = class extends WebAssembly.Memory { constructor(limits) { ${body}; super(limits); } }`);
+      await page.reload();
+      return job(page);
+    }),
+  );
+
+const refuse = 'if (limits.maximum > 20000) throw new RangeError("WebAssembly.Memory(): could not allocate memory")';
+withMemory('a device that cannot reserve 4 GiB takes less, and keeps its threads', refuse, async (page) => {
+  const r = await inPage(page, async (Foreword) => {
+    const { info, completions } = await Foreword.load('/smol.gguf', { cache: false, threads: 2, contextLength: 256 });
+    const answer = await completions.create({ prompt: 'The capital of France is', max_tokens: 1, temperature: 0 });
+    return [answer.choices[0].text, info.device, info.threads];
+  });
+  assert.deepEqual(r, [' Paris', 'wasm-relaxed-simd', 2], r.message);
+});
+
+const cap = 'limits = { ...limits, maximum: 2000 }';
+withMemory('where memory ends while a model loads, a shorter context helps, as the error says', cap, async (page) => {
+  const r = await inPage(page, async (Foreword) => {
+    const load = (contextLength) => Foreword.load('/smol.gguf', { threads: 2, contextLength });
+    const error = await load(8192).then(() => ({}), (e) => e);
+    const model = await load(256);
+    const { usage } = await model.completions.create({ prompt: 'Once', max_tokens: 2 });
+    return { name: error.name, code: error.code, message: error.message, after: usage.completion_tokens };
+  });
+  assert.deepEqual([r.name, r.code, r.after], ['ForewordError', 'out_of_memory', 2], r.message);
+  assert.match(r.message, /shorter context/);
+});
