@@ -22,7 +22,7 @@ pub use pace::{Cost, Pace};
 
 /// Tokens of a common beginning from which on it is worth to wait until another prompt has read it. A shorter one is
 /// read again with less delay than a forward takes.
-pub const WORTH_WAITING: usize = 32;
+pub const WORTH_WAITING: usize = 16;
 
 /// Tokens of the first prompt that a step reads at least, so that reading goes on where the target is out of reach.
 pub const LEAST: usize = 8;
@@ -46,15 +46,16 @@ impl Turn {
     }
 }
 
-/// Rows from which on a row costs hardly less in a wider forward: at 110 rows, 1 % on a CPU. First tokens come sooner from
-/// several such forwards than from one.
-const WIDE: usize = 96;
+/// Rows from which on a single forward is worth two: each row costs 1 % more at half the width on a CPU, and half of the
+/// first tokens come after half of the time.
+const WORTH_HALVING: usize = 192;
 
-/// Rows of each forward when `total` tokens are read with at most `budget` at a time: as many forwards as there can be of
-/// 96 rows or more, all of one width. 280 tokens are two forwards of 140, not one of 256 and one of 24 that reads all
-/// weights for little.
+/// Rows of each forward when `total` tokens are read with at most `budget` at a time: as few forwards as possible, but
+/// two where one would be wide, all of one width. 280 tokens are two forwards of 140, not one of 256 and one of 24 that
+/// reads all weights for little.
 pub fn width(total: usize, budget: usize) -> usize {
-    total.div_ceil((total / WIDE).max(total.div_ceil(budget.max(1))).max(1))
+    let least = if total >= WORTH_HALVING { 2 } else { 1 };
+    total.div_ceil(total.div_ceil(budget.max(1)).max(least))
 }
 
 /// Tokens that two prompts have in common at their beginning.
@@ -73,7 +74,8 @@ mod tests {
                 let width = width(total, budget);
                 let forwards = total.div_ceil(width);
                 assert!(width <= budget, "{total} by {budget}");
-                assert!(forwards == total.div_ceil(budget) || width >= WIDE, "{total} by {budget}: {width}");
+                let least = if total >= WORTH_HALVING { 2 } else { 1 };
+                assert_eq!(forwards, total.div_ceil(budget).max(least), "{total} by {budget}");
                 assert!(forwards * width - total < forwards, "the last forward is nearly as wide as the others");
             }
         }
