@@ -14,6 +14,14 @@ test('loads a file and answers', async () => {
   let n = 0;
   for await (const chunk of await model.completions.create({ prompt: 'Once upon a time', max_tokens: 4, stream: true })) n += chunk.object === 'text_completion';
   assert.ok(n >= 2);
+  // Several prompts at once are answered as each alone.
+  const request = { max_tokens: 3, temperature: 0 };
+  const prompts = ['One', 'Two, three', 'Once upon a time'];
+  const together = await model.completions.create({ ...request, prompt: prompts });
+  const alone = await Promise.all(prompts.map((prompt) => model.completions.create({ ...request, prompt })));
+  assert.deepEqual(together.choices.map((c) => c.index), [0, 1, 2]);
+  assert.deepEqual(together.choices.map((c) => c.text), alone.map((a) => a.choices[0].text));
+  assert.equal(together.usage.completion_tokens, 9);
   await model.dispose();
   await assert.rejects(model.stats(), (e) => e instanceof ForewordError && e.code === 'disposed');
 });

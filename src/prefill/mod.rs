@@ -46,16 +46,10 @@ impl Turn {
     }
 }
 
-/// Rows from which on a single forward is worth two: each row costs 1 % more at half the width on a CPU, and half of the
-/// first tokens come after half of the time.
-const WORTH_HALVING: usize = 192;
-
-/// Rows of each forward when `total` tokens are read with at most `budget` at a time: as few forwards as possible, but
-/// two where one would be wide, all of one width. 280 tokens are two forwards of 140, not one of 256 and one of 24 that
-/// reads all weights for little.
+/// Rows of each forward when `total` tokens are read with at most `budget` at a time: as few forwards as possible, all of
+/// one width. 280 tokens are two forwards of 140, not one of 256 and one of 24 that reads all weights for little.
 pub fn width(total: usize, budget: usize) -> usize {
-    let least = if total >= WORTH_HALVING { 2 } else { 1 };
-    total.div_ceil(total.div_ceil(budget.max(1)).max(least))
+    total.div_ceil(total.div_ceil(budget.max(1)).max(1))
 }
 
 /// Tokens that two prompts have in common at their beginning.
@@ -74,8 +68,7 @@ mod tests {
                 let width = width(total, budget);
                 let forwards = total.div_ceil(width);
                 assert!(width <= budget, "{total} by {budget}");
-                let least = if total >= WORTH_HALVING { 2 } else { 1 };
-                assert_eq!(forwards, total.div_ceil(budget).max(least), "{total} by {budget}");
+                assert_eq!(forwards, total.div_ceil(budget), "{total} by {budget}");
                 assert!(forwards * width - total < forwards, "the last forward is nearly as wide as the others");
             }
         }
