@@ -271,7 +271,7 @@ function settingsDialog() {
   const { settings } = state;
   const number = (key, label, min, max, step, hint = '') => html`<label
     >${label}<output>${settings[key] || (key === 'threads' ? 'auto' : settings[key])}</output
-    ><input type="range" min=${min} max=${max} step=${step} .value=${String(settings[key])} @input=${(e) => ((settings[key] = Number(e.target.value)), saveSettings(), changed())} />${hint ? html`<small>${hint}</small>` : nothing}</label
+    ><input type="range" aria-label=${label} min=${min} max=${max} step=${step} .value=${String(settings[key])} @input=${(e) => ((settings[key] = Number(e.target.value)), saveSettings(), changed())} />${hint ? html`<small>${hint}</small>` : nothing}</label
   >`;
   return html`<dialog id="settings" aria-labelledby="settings-title">
     <form method="dialog">
