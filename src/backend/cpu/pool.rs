@@ -1,8 +1,9 @@
 //! Worker threads for short parallel regions, and the only place that hands one buffer to several of them.
 //!
 //! A decode step has some 150 regions of a few dozen microseconds, so what matters is how fast work is handed over:
-//! workers spin on an epoch counter for a moment before they sleep, and the caller works too. Tasks are claimed from a
-//! shared counter, so an uneven split or a busy core costs little.
+//! workers spin on an epoch counter for a moment before they sleep, and the caller works too. Every thread has a share of
+//! neighbouring tasks, because processors read ahead in memory that is read in one go; who is done takes from the shares
+//! of others, so an uneven split or a busy core costs little.
 //!
 //! Natively the pool owns its threads. On WASM it cannot start any: the page starts workers on the same memory, and each
 //! calls `worker_main`.
@@ -13,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 /// Rounds of spinning before a worker sleeps: some 100 µs, longer than the serial stretches of a decode step. WASM has no
 /// instruction to pause with, so a round is shorter.
-const SPINS: u32 = if cfg!(target_arch = "wasm32") { 300_000 } else { 20_000 };
+const SPINS: u32 = if cfg!(target_arch = "wasm32") { 100_000 } else { 20_000 };
 
 /// Set in [`Shared::inside`] outside of regions.
 const CLOSED: usize = 1 << 31;
@@ -21,12 +22,20 @@ const CLOSED: usize = 1 << 31;
 /// A parallel region: called with every task number once.
 type Job = *const (dyn Fn(usize) + Sync);
 
+/// The next task of a thread's share, on a cache line of its own.
+#[derive(Default)]
+#[repr(align(64))]
+struct Next(AtomicUsize);
+
 struct Shared {
     /// Counts regions; a change is the signal to start.
     epoch: AtomicU32,
     job: std::cell::UnsafeCell<Option<Job>>,
     n_tasks: AtomicUsize,
-    next: AtomicUsize,
+    /// One share a thread, the caller's first.
+    shares: Box<[Next]>,
+    /// Threads that took a share for their own.
+    started: AtomicUsize,
     /// Workers inside the current region, and [`CLOSED`] once nobody may enter any more. A worker that comes late, because
     /// the system ran something else, is not waited for.
     inside: AtomicUsize,
@@ -45,12 +54,13 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    fn new() -> Self {
+    fn new(n_threads: usize) -> Self {
         Shared {
             epoch: AtomicU32::new(0),
             job: std::cell::UnsafeCell::new(None),
             n_tasks: AtomicUsize::new(0),
-            next: AtomicUsize::new(0),
+            shares: (0..n_threads.max(1)).map(|_| Next::default()).collect(),
+            started: AtomicUsize::new(1),
             inside: AtomicUsize::new(CLOSED),
             stop: AtomicBool::new(false),
             sleepers: Mutex::new(0),
@@ -58,14 +68,31 @@ impl Shared {
         }
     }
 
-    fn work(&self, job: &(dyn Fn(usize) + Sync)) {
+    /// Where share `i` of `n` tasks begins.
+    fn start(&self, n: usize, i: usize) -> usize {
+        n * i / self.shares.len()
+    }
+
+    /// Deals out `n` tasks. Only while the region is closed and empty.
+    fn deal(&self, n: usize) {
+        self.n_tasks.store(n, Ordering::Relaxed);
+        for (i, next) in self.shares.iter().enumerate() {
+            next.0.store(self.start(n, i), Ordering::Relaxed);
+        }
+    }
+
+    /// Works through share `own`, then through what is left of the others.
+    fn work(&self, own: usize, job: &(dyn Fn(usize) + Sync)) {
         let n = self.n_tasks.load(Ordering::Relaxed);
-        loop {
-            let task = self.next.fetch_add(1, Ordering::Relaxed);
-            if task >= n {
-                return;
+        for i in (own..self.shares.len()).chain(0..own) {
+            let end = self.start(n, i + 1);
+            loop {
+                let task = self.shares[i].0.fetch_add(1, Ordering::Relaxed);
+                if task >= end {
+                    break;
+                }
+                job(task);
             }
-            job(task);
         }
     }
 
@@ -99,6 +126,7 @@ impl Shared {
     }
 
     fn worker(&self) {
+        let own = self.started.fetch_add(1, Ordering::Relaxed) % self.shares.len();
         let mut seen = 0;
         loop {
             seen = self.wait(seen);
@@ -112,7 +140,7 @@ impl Shared {
                 #[allow(unsafe_code, reason = "the hand-over of a borrowed closure to other threads")]
                 let job = unsafe { (*self.job.get()).map(|job| &*job) };
                 if let Some(job) = job {
-                    self.work(job);
+                    self.work(own, job);
                 }
             }
             drop(left);
@@ -148,7 +176,7 @@ impl Pool {
     /// A pool of `n` threads, the caller's included. Fewer when the system refuses more.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn new(n: usize) -> Self {
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(n));
         let threads: Vec<_> = (1..n)
             .map_while(|i| {
                 let shared = shared.clone();
@@ -162,7 +190,7 @@ impl Pool {
     /// waits for them.
     #[cfg(target_arch = "wasm32")]
     pub fn new(n: usize) -> Self {
-        Pool { shared: Arc::new(Shared::new()), n_workers: n.max(1) - 1 }
+        Pool { shared: Arc::new(Shared::new(n)), n_workers: n.max(1) - 1 }
     }
 
     /// What a WASM worker passes to [`worker_main`]; every call is good for one worker.
@@ -193,12 +221,11 @@ impl Pool {
         unsafe {
             *shared.job.get() = Some(std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(job));
         }
-        shared.n_tasks.store(n_tasks, Ordering::Relaxed);
-        shared.next.store(0, Ordering::Relaxed);
+        shared.deal(n_tasks);
         let close = Close(&shared.inside);
         shared.inside.fetch_and(!CLOSED, Ordering::Release);
         shared.advance();
-        shared.work(job);
+        shared.work(0, job);
         drop(close);
     }
 
