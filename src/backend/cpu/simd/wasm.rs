@@ -30,6 +30,7 @@ pub struct Wasm {
 
 /// The second operand of the dot product of signed codes.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(not(target_feature = "relaxed-simd"), allow(dead_code, reason = "only the probe knows them"))]
 enum Bytes {
     /// -128..=127 (ARM, AVX-VNNI-INT8).
     Signed,
