@@ -72,7 +72,14 @@ async function main() {
     run('npm', ['--prefix', 'www', 'ci'], shown);
     run('npm', ['--prefix', 'www', 'run', 'build'], shown);
   }
-  await serve({ models: pull(), port: Number(values.port) });
+  try {
+    await serve({ models: pull(), port: Number(values.port) });
+  } catch (error) {
+    if (error.code !== 'EADDRINUSE') throw error;
+    console.error(`error: port ${values.port} is taken\nhint: npm --prefix www run demo -- --port ${Number(values.port) + 1}`);
+    process.exitCode = 1;
+    return;
+  }
   console.log(`Foreword's demo: http://localhost:${values.port}/`);
 }
 
