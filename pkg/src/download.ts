@@ -3,6 +3,7 @@
  * costs what was not written yet.
  */
 import { createSHA256, createXXHash64, type IHasher } from 'hash-wasm';
+import { Arrival, type Arriving, arrived } from './arrival.js';
 import { ForewordError, throwIfAborted } from './error.js';
 import type { Input } from './rpc.js';
 import { type Entry, MemoryFile, type Reader, type Store, type Writer } from './store.js';
@@ -19,20 +20,43 @@ export const MOST_BYTES = 4 * 2 ** 30;
 type Remote = Extract<Input, { url: string }>;
 type Report = (progress: LoadProgress) => void;
 
-/** Opens a remote file, from the store if it is there whole. `memory` keeps nothing. */
-export async function obtain(input: Remote, store: Store | undefined, report: Report, signal: AbortSignal): Promise<Reader & { cached: boolean }> {
-  if (!store) return fetchToMemory(input, report, signal);
-  const key = keyOf(input.url);
-  return locked(key, signal, async () => {
-    const entry = await store.stat(key);
-    if (entry?.complete) {
-      const reader = await openChecked(store, entry, report, signal);
-      if (reader) return Object.assign(reader, { cached: true });
-      await store.remove(key);
-    }
-    await fetchToStore(input, key, store, report, signal);
-    return Object.assign(await store.read(key), { cached: false });
+/** What is to be downloaded, and who is told. */
+interface Order {
+  input: Remote;
+  report: Report;
+  signal: AbortSignal;
+  /** Called once, when the file can be read as far as it is here. */
+  opened(file: Writer, size: number): Arrival;
+}
+
+/**
+ * Opens a remote file, from the store if it is there whole, else as soon as the server announces it: it is read while it
+ * arrives. Without a store nothing is kept.
+ */
+export function obtain(input: Remote, store: Store | undefined, report: Report, signal: AbortSignal): Promise<Arriving> {
+  return new Promise((resolve, reject) => {
+    const opened = (file: Writer, size: number) => {
+      const arrival = new Arrival(file, size, finished);
+      resolve(arrival);
+      return arrival;
+    };
+    const order = { input, report, signal, opened };
+    const finished = store ? locked(keyOf(input.url), signal, () => throughStore(order, store)) : fetchToMemory(order);
+    finished.then((reader) => reader && resolve(arrived(reader, true)), reject);
   });
+}
+
+/** What is in the store, or nothing, after the download. */
+async function throughStore(order: Order, store: Store): Promise<Reader | undefined> {
+  const key = keyOf(order.input.url);
+  const entry = await store.stat(key);
+  if (entry?.complete) {
+    const reader = await openChecked(store, entry, order.report, order.signal);
+    if (reader) return reader;
+    await store.remove(key);
+  }
+  await fetchToStore(order, key, store);
+  return undefined;
 }
 
 /** Name of a file in the store: its own, and a hash of where it came from. */
@@ -76,15 +100,15 @@ async function feed(from: Pick<Reader, 'read'>, size: number, hashers: IHasher[]
   }
 }
 
-async function fetchToMemory(input: Remote, report: Report, signal: AbortSignal): Promise<Reader & { cached: boolean }> {
+async function fetchToMemory(order: Order): Promise<undefined> {
   const file = new MemoryFile();
-  const hashers = input.sha256 ? [await createSHA256()] : [];
-  await transfer({ input, file, hashers, entry: { key: '', url: input.url, totalBytes: 0, complete: false }, report, signal });
-  checkHash(input, hashers[0]);
-  return Object.assign(file, { cached: false });
+  const hashers = order.input.sha256 ? [await createSHA256()] : [];
+  await transfer({ ...order, file, hashers, entry: { key: '', url: order.input.url, totalBytes: 0, complete: false } });
+  checkHash(order.input, hashers[0]);
 }
 
-async function fetchToStore(input: Remote, key: string, store: Store, report: Report, signal: AbortSignal): Promise<void> {
+async function fetchToStore(order: Order, key: string, store: Store): Promise<void> {
+  const { input, signal } = order;
   const file = await store.write(key).catch((error) => {
     throw new ForewordError('storage_failed', `The model cannot be stored: ${error.message}`, { cause: error });
   });
@@ -95,10 +119,9 @@ async function fetchToStore(input: Remote, key: string, store: Store, report: Re
   try {
     if (!known) await file.clear();
     await feed(file, file.size, hashers, signal);
-    await transfer({ input, file, hashers, entry, report, signal });
+    await transfer({ ...order, file, hashers, entry });
     checkHash(input, hashers[1]);
     await file.save({ ...entry, totalBytes: file.size, complete: true, checksum: checksum.digest() });
-    await file.close();
   } catch (error) {
     const { code } = ForewordError.from(error);
     await file.close();
@@ -112,13 +135,11 @@ function checkHash(input: Remote, hasher: IHasher | undefined): void {
   throw new ForewordError('checksum_mismatch', `The download of ${input.url} is damaged: its SHA-256 is not the expected one. Load it again.`);
 }
 
-interface Transfer {
-  input: Remote;
+interface Transfer extends Order {
   file: Writer;
   hashers: IHasher[];
   entry: Entry;
-  report: Report;
-  signal: AbortSignal;
+  arrival?: Arrival;
 }
 
 /** Appends what is missing, over as many connections as it takes. */
@@ -129,6 +150,8 @@ async function transfer(job: Transfer): Promise<void> {
     const before = job.file.size;
     try {
       await connection(job, urls[0]!);
+      // A file that was whole already, or of unknown size.
+      job.arrival ??= job.opened(job.file, job.file.size);
       return;
     } catch (error) {
       throwIfAborted(job.signal);
@@ -156,6 +179,7 @@ async function connection(job: Transfer, url: string): Promise<void> {
   if (file.size && !same && (response.ok || response.status === 416)) {
     // The file changed, or the server knows no ranges: from the beginning.
     await file.clear();
+    job.arrival?.restarted();
     job.hashers.forEach((hasher) => hasher.init());
     if (response.status !== 200) {
       await response.body?.cancel();
@@ -164,12 +188,14 @@ async function connection(job: Transfer, url: string): Promise<void> {
   }
   if (!response.ok) throw refused(url, response);
   await begin(job, total, etag);
+  if (total) job.arrival ??= job.opened(file, total);
   const reader = response.body!.getReader();
   for (;;) {
     const { done, value } = await reader.read();
     if (done) break;
     if (file.size < 4) checkMagic(url, file.size, value);
     await file.append(value);
+    job.arrival?.grown();
     job.hashers.forEach((hasher) => hasher.update(value));
     job.report({ phase: 'download', loadedBytes: file.size, totalBytes: total, cached: false });
   }
@@ -187,7 +213,7 @@ async function begin(job: Transfer, total: number, etag: string | undefined): Pr
   const { file, entry } = job;
   Object.assign(entry, { totalBytes: total, etag });
   checkSize(total);
-  if (file instanceof MemoryFile) return file.reserve(total);
+  if (file instanceof MemoryFile) return;
   const storage = (globalThis.navigator as Navigator | undefined)?.storage;
   const { quota, usage } = (await storage?.estimate?.()) ?? {};
   const missing = total - file.size;

@@ -57,7 +57,14 @@ export class CacheStore implements Store {
           }
         }
       },
-      read: (offset, length) => this.#reader(key, size).read(offset, length),
+      read: async (offset, length) => {
+        const stored = size - filled;
+        const [from, to] = [offset, offset + length].map((at) => Math.max(at - stored, 0));
+        // Taken before anything waits: the piece is written over.
+        const rest = piece.slice(from, Math.min(to!, filled));
+        const begin = await this.#reader(key, stored).read(offset, length);
+        return rest.length ? join(begin, rest) : begin;
+      },
       clear: async () => {
         for (const url of await pieces()) await cache.delete(url);
         size = filled = 0;
@@ -107,4 +114,11 @@ export class CacheStore implements Store {
     const last = n && (await this.#cache.match(`${BASE}${key}/${n - 1}`));
     return last ? (n - 1) * PIECE + (await last.blob()).size : 0;
   }
+}
+
+function join(a: Uint8Array, b: Uint8Array): Uint8Array {
+  const out = new Uint8Array(a.length + b.length);
+  out.set(a);
+  out.set(b, a.length);
+  return out;
 }

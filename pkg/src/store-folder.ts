@@ -1,5 +1,6 @@
 /** Downloads in a folder: `$FOREWORD_CACHE`, or `foreword-js` in the platform's cache folder. Node only. */
 import { nodeModule } from './platform.js';
+import { room } from './room.js';
 import type { Entry, Reader, Store, Writer } from './store.js';
 
 /** A file that can be read at any offset. */
@@ -8,11 +9,16 @@ export function fileReader(path: string | URL): Reader {
   const fd: number = fs.openSync(path, 'r');
   return {
     size: fs.fstatSync(fd).size,
-    read: (offset, length) => {
-      const bytes = new Uint8Array(length);
-      return bytes.subarray(0, fs.readSync(fd, bytes, 0, length, offset));
-    },
+    read: readsOf(fs, fd),
     close: () => fs.closeSync(fd),
+  };
+}
+
+function readsOf(fs: any, fd: number): Reader['read'] {
+  const take = room();
+  return (offset, length) => {
+    const bytes = take(length);
+    return bytes.subarray(0, fs.readSync(fd, bytes, 0, length, offset));
   };
 }
 
@@ -67,10 +73,7 @@ export class FolderStore implements Store {
           size += n;
         }
       },
-      read: (offset, length) => {
-        const bytes = new Uint8Array(length);
-        return bytes.subarray(0, fs.readSync(fd, bytes, 0, length, offset));
-      },
+      read: readsOf(fs, fd),
       clear: () => {
         fs.ftruncateSync(fd, 0);
         size = 0;

@@ -5,6 +5,7 @@
  */
 import { ForewordError } from './error.js';
 import { nodeModule } from './platform.js';
+import { room } from './room.js';
 import { CacheStore } from './store-cache.js';
 import { FolderStore } from './store-folder.js';
 
@@ -21,7 +22,7 @@ export interface Entry {
   checksum?: string;
 }
 
-/** Bytes of a complete file. */
+/** Bytes of a complete file. What is read is there until the next read. */
 export interface Reader {
   size: number;
   read(offset: number, length: number): Uint8Array | Promise<Uint8Array>;
@@ -78,41 +79,49 @@ export function blobReader(blob: Blob): Reader {
   };
 }
 
-/** A download that is not kept. */
+/** A download that is not kept: the pieces as they came. */
 export class MemoryFile implements Reader, Writer {
   size = 0;
-  #bytes = new Uint8Array(0);
-
-  /** Makes room for a file of known size at once. */
-  reserve(bytes: number): void {
-    if (bytes > this.#bytes.length) this.#grow(bytes);
-  }
+  #pieces: { at: number; bytes: Uint8Array }[] = [];
+  readonly #room = room();
 
   append(bytes: Uint8Array): void {
-    const end = this.size + bytes.length;
-    if (end > this.#bytes.length) this.#grow(Math.max(end, this.#bytes.length * 2));
-    this.#bytes.set(bytes, this.size);
-    this.size = end;
+    this.#pieces.push({ at: this.size, bytes });
+    this.size += bytes.length;
   }
 
   read(offset: number, length: number): Uint8Array {
-    return this.#bytes.subarray(offset, Math.min(offset + length, this.size));
+    const end = Math.min(offset + length, this.size);
+    const out = this.#room(Math.max(end - offset, 0));
+    for (let i = this.#pieceAt(offset), at = offset; at < end; i++) {
+      const piece = this.#pieces[i]!;
+      const part = piece.bytes.subarray(at - piece.at, end - piece.at);
+      out.set(part, at - offset);
+      at += part.length;
+    }
+    return out;
   }
 
   clear(): void {
+    this.#pieces = [];
     this.size = 0;
   }
 
   async save(): Promise<void> {}
 
   async close(): Promise<void> {
-    this.#bytes = new Uint8Array(0);
+    this.clear();
   }
 
-  #grow(bytes: number): void {
-    const grown = new Uint8Array(bytes);
-    grown.set(this.#bytes.subarray(0, this.size));
-    this.#bytes = grown;
+  /** The last piece that begins at `offset` or before. */
+  #pieceAt(offset: number): number {
+    let [low, high] = [0, this.#pieces.length];
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if (this.#pieces[middle]!.at <= offset) low = middle;
+      else high = middle;
+    }
+    return low;
   }
 }
 
@@ -124,6 +133,14 @@ type SyncHandle = {
   flush(): void;
   close(): void;
 };
+
+function readsOf(handle: SyncHandle): Reader['read'] {
+  const take = room();
+  return (offset, length) => {
+    const bytes = take(length);
+    return bytes.subarray(0, handle.read(bytes, { at: offset }));
+  };
+}
 
 class OpfsStore implements Store {
   readonly #folder: FileSystemDirectoryHandle;
@@ -161,10 +178,7 @@ class OpfsStore implements Store {
     if (!handle) return blobReader(await file.getFile());
     return {
       size: handle.getSize(),
-      read: (offset, length) => {
-        const bytes = new Uint8Array(length);
-        return bytes.subarray(0, handle.read(bytes, { at: offset }));
-      },
+      read: readsOf(handle),
       close: () => handle.close(),
     };
   }
@@ -184,10 +198,7 @@ class OpfsStore implements Store {
         }
         size += bytes.length;
       },
-      read: (offset, length) => {
-        const bytes = new Uint8Array(length);
-        return bytes.subarray(0, handle.read(bytes, { at: offset }));
-      },
+      read: readsOf(handle),
       clear: () => {
         handle.truncate(0);
         size = 0;

@@ -1,10 +1,11 @@
 /** The worker: one model, its downloads and its loop of steps. */
+import { type Arriving, arrived } from './arrival.js';
 import { checkSize, MOST_BYTES, obtain } from './download.js';
 import { ForewordError, throwIfAborted } from './error.js';
 import { type Kernel, type Session, startKernel } from './kernel.js';
 import { breathe, ownPort } from './platform.js';
 import { type CallContext, type Input, type LoadArgs, serve } from './rpc.js';
-import { blobReader, openStore, type Reader } from './store.js';
+import { blobReader, openStore } from './store.js';
 import { fileReader } from './store-folder.js';
 import type { BenchmarkOptions, BenchmarkResult, LoadProgress, ModelInfo, Stats, Usage } from './types.js';
 
@@ -45,69 +46,87 @@ serve(ownPort(), {
   remove: async ({ key }) => (await (await openStore())?.remove(key)) ?? false,
 });
 
-async function load(args: LoadArgs, context: CallContext<'load'>): Promise<ModelInfo> {
+async function load(args: LoadArgs, { part, signal }: CallContext<'load'>): Promise<ModelInfo> {
   const begun = performance.now();
   const starting = startKernel(args.threads);
   // Its failure is reported below, when the files are there.
   starting.catch(() => {});
-  const { readers, cached } = await openAll(args, context);
+  const stop = new AbortController();
+  const cancel = () => stop.abort(signal.reason);
+  signal.addEventListener('abort', cancel);
+  const files: Arriving[] = [];
   try {
+    throwIfAborted(signal);
+    const context = { part, signal: stop.signal };
+    await openAll(args, context, files);
     kernel = await starting;
-    throwIfAborted(context.signal);
-    const fileBytes = readers.reduce((sum, reader) => sum + reader.size, 0);
-    checkSize(fileBytes);
-    session = await build(kernel, readers, args, cached, context);
+    checkSize(sizeOf(files));
+    session = await whole(files, () => build(kernel!, files, args, context));
     const limit = kernel.limitedBy;
-    loaded = { ...JSON.parse(session.info()), ...(limit && { threadsLimitedBy: limit }), fileBytes, cached, loadMs: performance.now() - begun };
+    const cached = files.every((file) => file.cached);
+    loaded = { ...JSON.parse(session.info()), ...(limit && { threadsLimitedBy: limit }), fileBytes: sizeOf(files), cached, loadMs: performance.now() - begun };
     return loaded!;
+  } catch (error) {
+    stop.abort(error);
+    throw error;
   } finally {
-    readers.forEach((reader) => reader.close());
+    signal.removeEventListener('abort', cancel);
+    files.forEach((file) => file.close());
   }
 }
 
-async function build({ Session, threads, start }: Kernel, readers: Reader[], args: LoadArgs, cached: boolean, context: CallContext<'load'>): Promise<Session> {
+const sizeOf = (files: Arriving[]) => files.reduce((sum, file) => sum + file.size, 0);
+
+/** Builds while the files arrive; again, where one became another file on the way. */
+async function whole(files: Arriving[], build: () => Promise<Session>): Promise<Session> {
+  const finished = Promise.all(files.map((file) => file.finished));
+  // A download that fails does so before the reads that wait for it: its error is the one that is seen.
+  const outcome = await Promise.all([build(), finished]).catch((error) => {
+    if (!files.some((file) => file.changed)) throw error;
+  });
+  if (outcome && !files.some((file) => file.changed)) return outcome[0];
+  outcome?.[0].free();
+  await finished;
+  files.forEach((file) => file.renew?.());
+  return build();
+}
+
+async function build({ Session, threads, start }: Kernel, files: Arriving[], args: LoadArgs, { part, signal }: CallContext<'load'>): Promise<Session> {
   const options = JSON.stringify({ threads, contextLength: args.contextLength, kvCache: args.kvCache, speculate: args.speculate, name: args.name });
+  const cached = files.every((file) => file.cached);
   let shown = -Infinity;
   const progress = (loadedBytes: number, totalBytes: number) => {
-    throwIfAborted(context.signal);
+    throwIfAborted(signal);
     const now = performance.now();
-    if (now - shown < 30 && loadedBytes < totalBytes) return;
+    // What is awaited is the download, as long as there is one.
+    if (loadedBytes < totalBytes && (now - shown < 30 || files.some((file) => file.arriving))) return;
     shown = now;
-    context.part({ phase: 'load', loadedBytes, totalBytes, cached });
+    part({ phase: 'load', loadedBytes, totalBytes, cached });
   };
   try {
-    return await Session.load(readers, options, start, progress);
+    return await Session.load(files, options, start, progress);
   } catch (error) {
     throw fatal(error, 'There is not enough memory for this model. Close other tabs, ask for a shorter context, or take a smaller model.');
   }
 }
 
-async function openAll(args: LoadArgs, context: CallContext<'load'>): Promise<{ readers: Reader[]; cached: boolean }> {
+/** Opens the files of a model, into `files`. */
+async function openAll(args: LoadArgs, { part, signal }: CallContext<'load'>, files: Arriving[]): Promise<void> {
   const store = args.cache ? await openStore() : undefined;
-  const readers: Reader[] = [];
   const progress: LoadProgress[] = [];
-  let cached = true;
-  try {
-    for (const [i, input] of args.inputs.entries()) {
-      const report = (p: LoadProgress) => {
-        progress[i] = p;
-        const sum = (key: 'loadedBytes' | 'totalBytes') => progress.reduce((n, part) => n + part[key], 0);
-        context.part({ ...p, loadedBytes: sum('loadedBytes'), totalBytes: sum('totalBytes') });
-      };
-      const reader = await openOne(input, throttled(report), context.signal, store);
-      cached &&= reader.cached;
-      readers.push(reader);
-    }
-  } catch (error) {
-    readers.forEach((reader) => reader.close());
-    throw error;
+  for (const [i, input] of args.inputs.entries()) {
+    const report = (p: LoadProgress) => {
+      progress[i] = p;
+      const sum = (key: 'loadedBytes' | 'totalBytes') => progress.reduce((n, file) => n + file[key], 0);
+      part({ ...p, loadedBytes: sum('loadedBytes'), totalBytes: sum('totalBytes') });
+    };
+    files.push(await openOne(input, throttled(report), signal, store));
   }
-  return { readers, cached };
 }
 
-async function openOne(input: Input, report: (p: LoadProgress) => void, signal: AbortSignal, store: Awaited<ReturnType<typeof openStore>>) {
-  if ('blob' in input) return Object.assign(blobReader(input.blob), { cached: false });
-  if (input.url.startsWith('file:')) return Object.assign(fileReader(new URL(input.url)), { cached: false });
+async function openOne(input: Input, report: (p: LoadProgress) => void, signal: AbortSignal, store: Awaited<ReturnType<typeof openStore>>): Promise<Arriving> {
+  if ('blob' in input) return arrived(blobReader(input.blob), false);
+  if (input.url.startsWith('file:')) return arrived(fileReader(new URL(input.url)), false);
   return obtain(input, store, report, signal);
 }
 
