@@ -51,7 +51,13 @@ export class Arrival implements Arriving {
       await Promise.race([this.finished, new Promise<void>((go) => this.#waiting.push({ end, go }))]);
     }
     if (this.changed) throw new ForewordError('download_failed', 'The file changed on its server during the download.');
-    return this.#file.read(offset, length);
+    try {
+      return await this.#file.read(offset, length);
+    } catch (error) {
+      // A download that failed in the end closed its file: its own error says why.
+      await this.finished;
+      throw error;
+    }
   }
 
   /** Bytes were appended. */
