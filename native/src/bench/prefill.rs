@@ -1,7 +1,8 @@
 //! `foreword bench prefill`: the ways to read many prompts, side by side on one backend.
 //!
 //! All prompts of a batch come at once; the time to a prompt's first token counts from there. The ways take turns batch by
-//! batch, so that a machine whose speed drifts treats them alike.
+//! batch, and another one begins every time, so
+//! that a machine whose speed drifts treats them alike.
 
 use crate::args::PrefillArgs;
 use crate::{load, term};
@@ -78,8 +79,9 @@ pub(crate) fn prefill(args: &PrefillArgs) -> Result<()> {
     let mut tallies = Method::ALL.map(|method| (method, Tally::default()));
     // Not counted: the first run touches memory for the first time.
     one_at_a_time(engine.model_mut(), &prompts[..1], &mut Tally::default())?;
-    for (batch, sorted) in prompts.chunks(args.batch).zip(sorted.chunks(args.batch)) {
-        for (method, tally) in &mut tallies {
+    for (turn, (batch, sorted)) in prompts.chunks(args.batch).zip(sorted.chunks(args.batch)).enumerate() {
+        for i in 0..tallies.len() {
+            let (method, tally) = &mut tallies[(turn + i) % Method::ALL.len()];
             engine.clear_cache();
             match method {
                 Method::Padded => padded(engine.model_mut(), batch, tally)?,
