@@ -162,3 +162,26 @@ mod webgpu {
         assert!(d.mean <= 0.05 && d.worst <= 0.3 && d.tail <= 0.15 && d.agreement >= 0.95, "{d:?}");
     }
 }
+
+/// On CUDA activations are quantized as on the CPU, so the bounds are those of the CPU.
+#[cfg(feature = "cuda")]
+mod cuda {
+    use super::*;
+
+    fn follows_on_cuda(file: &str, golden: &str) {
+        let Some(gpu) = common::cuda::open(&Default::default()) else { return };
+        let d = distance(&mut load(&model_path(file), &exact_options(512), gpu), golden);
+        println!("{file}: {d:?}");
+        assert!(d.mean <= 0.05 && d.worst <= 0.3 && d.tail <= 0.15 && d.agreement >= 0.95, "{file}: {d:?}");
+    }
+
+    #[test]
+    fn cuda_smollm2_follows_llama_cpp() {
+        follows_on_cuda(SMOLLM2, "smollm2-135m-instruct-q4_1-logprobs.jsonl");
+    }
+
+    #[test]
+    fn cuda_gemma3_follows_llama_cpp() {
+        follows_on_cuda(GEMMA3, "gemma-3-270m-q4_k_m-logprobs.jsonl");
+    }
+}

@@ -37,6 +37,10 @@ mod tolerance {
 /// Every backend and variant that can run here.
 fn backends() -> Vec<(String, Box<dyn Backend>)> {
     let mut all: Vec<(String, Box<dyn Backend>)> = Vec::new();
+    cuda(&mut all);
+    if common::only_cuda() {
+        return all;
+    }
     for level in Level::available() {
         for threads in [1, 3] {
             all.push((format!("{} x{threads}", level.name()), Box::new(Cpu::with_level(threads, level))));
@@ -59,6 +63,20 @@ fn webgpu(all: &mut Vec<(String, Box<dyn Backend>)>) {
 
 #[cfg(not(feature = "wgpu"))]
 fn webgpu(_: &mut Vec<(String, Box<dyn Backend>)>) {}
+
+/// The GPU with and without matrix instructions.
+#[cfg(feature = "cuda")]
+fn cuda(all: &mut Vec<(String, Box<dyn Backend>)>) {
+    for matrix_instructions in [true, false] {
+        let options = foreword::backend::cuda::Options { matrix_instructions, ..Default::default() };
+        if let Some(gpu) = common::cuda::open(&options) {
+            all.push((format!("cuda, {}", gpu.info().device), Box::new(gpu)));
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: &mut Vec<(String, Box<dyn Backend>)>) {}
 
 /// Runs `case` on every backend and on the reference; `bound(i, largest)` is what result `i` may be off by, where `largest`
 /// is the largest result of the case.

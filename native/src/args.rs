@@ -72,7 +72,7 @@ pub(crate) struct LoadArgs {
     /// Number format of the KV cache
     #[arg(long, value_enum, default_value_t = CacheArg::F16, value_name = "TYPE")]
     pub(crate) cache_type: CacheArg,
-    /// Where the model runs: cpu, wgpu, or auto for a GPU if there is one
+    /// Where the model runs: cpu, wgpu, cuda, or auto for a GPU if there is one
     #[arg(long, default_value = "cpu", value_name = "NAME")]
     pub(crate) backend: Choice,
     /// Have the time of each kernel measured.

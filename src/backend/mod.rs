@@ -13,6 +13,11 @@ use std::ops::Range;
 use std::task::{Context, Poll};
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "no_cuda.rs"]
+mod cuda;
 mod open;
 #[cfg(feature = "wgpu")]
 pub mod webgpu;

@@ -1,7 +1,7 @@
 //! Which backend runs a model.
 
 use super::cpu::Cpu;
-use super::{Backend, webgpu};
+use super::{Backend, cuda, webgpu};
 use crate::error::{Error, Result};
 use std::str::FromStr;
 
@@ -15,6 +15,8 @@ pub enum Choice {
     Cpu,
     /// Any GPU that WebGPU reaches, software ones included.
     WebGpu,
+    /// An NVIDIA GPU through its own driver.
+    Cuda,
 }
 
 impl FromStr for Choice {
@@ -25,7 +27,8 @@ impl FromStr for Choice {
             "auto" => Ok(Choice::Auto),
             "cpu" => Ok(Choice::Cpu),
             "wgpu" | "webgpu" => Ok(Choice::WebGpu),
-            _ => Err(Error::invalid_request(format!("backend {text:?} is not known; use auto, cpu or wgpu"))),
+            "cuda" => Ok(Choice::Cuda),
+            _ => Err(Error::invalid_request(format!("backend {text:?} is not known; use auto, cpu, wgpu or cuda"))),
         }
     }
 }
@@ -38,9 +41,10 @@ pub async fn open(choice: Choice, threads: usize, profile: bool) -> Result<Box<d
     match choice {
         Choice::Cpu => Ok(Box::new(Cpu::new(threads))),
         Choice::WebGpu => webgpu::open_any(profile).await,
-        Choice::Auto => match webgpu::open_hardware(profile).await {
+        Choice::Cuda => cuda::open_first(profile),
+        Choice::Auto => match cuda::open_first(profile) {
             Ok(gpu) => Ok(gpu),
-            Err(_) => Ok(Box::new(Cpu::new(threads))),
+            Err(_) => Ok(webgpu::open_hardware(profile).await.unwrap_or_else(|_| Box::new(Cpu::new(threads)))),
         },
     }
 }

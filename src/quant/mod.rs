@@ -1,11 +1,13 @@
 //! Tensor types of GGUF files: block geometry and decoding.
 //!
 //! [`TensorType`] is the table of types that Foreword reads; [`unpack`] takes one block apart into codes, scales and minima;
-//! [`decode`] makes floats. Kernels do not work on file blocks: loading repacks them into the few layouts of [`layout`].
+//! [`decode`] makes floats. Kernels do not work on file blocks: loading repacks them into the few layouts of [`layout`] (CPU) or
+//! [`panels`] (GPUs).
 
 mod k;
 pub mod layout;
 mod legacy;
+pub mod panels;
 mod types;
 
 pub use types::TensorType;

@@ -1,6 +1,8 @@
 //! What several test files share.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod random;
 pub mod reference;
 pub mod simulated;
@@ -29,6 +31,12 @@ pub fn model_path(file: &str) -> PathBuf {
 
 pub const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 pub const GEMMA3: &str = "gemma-3-270m-q4_k_m.gguf";
+
+/// Whether a script of `tests/cuda` runs the tests: backends that other runs cover are left out, and a test fails that has no
+/// device.
+pub fn only_cuda() -> bool {
+    std::env::var_os("FOREWORD_REQUIRE_CUDA").is_some()
+}
 
 /// A file of `tests/data`.
 #[cfg(not(target_arch = "wasm32"))]

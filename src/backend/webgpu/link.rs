@@ -4,8 +4,8 @@
 //! preprocessor. Bindings stand in the WGSL only; pipelines take their layout from it.
 
 use super::super::CacheType;
-use super::repack::Layout;
 use crate::quant::layout::{IQ4_NL_VALUES, MXFP4_VALUES};
+use crate::quant::panels::Layout;
 use std::collections::HashMap;
 use std::fmt::Write;
 

@@ -4,9 +4,9 @@
 //! Weights share buffers, so that one dispatch can read several.
 
 use super::super::{BLOCK, CacheShape, CacheType, MemoryUse};
-use super::repack::{Layout, PANEL, repack_panel};
 use crate::error::{Error, Result};
 use crate::quant::TensorType;
+use crate::quant::panels::{Layout, PANEL, repack_panel};
 use std::ops::Range;
 
 /// Index of a buffer.
@@ -151,7 +151,7 @@ impl Memory {
     }
 
     pub(super) fn new_operand(&mut self, rows: usize, cols: usize) -> Result<u32> {
-        let stride = cols.next_multiple_of(super::repack::GROUP_COLS);
+        let stride = cols.next_multiple_of(crate::quant::panels::GROUP_COLS);
         let bytes = rows.saturating_mul(stride).saturating_mul(4);
         let buffer = self.storage("a work buffer", bytes)?;
         self.used.buffers += bytes;

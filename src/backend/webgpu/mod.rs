@@ -19,11 +19,10 @@ mod link;
 mod memory;
 mod profile;
 mod record;
-mod repack;
 mod step;
 
+pub use crate::quant::panels::Layout;
 pub use link::{Kernel, Lanes};
-pub use repack::Layout;
 
 use link::Pipelines;
 use memory::Memory;

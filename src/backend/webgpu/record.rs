@@ -6,8 +6,8 @@ use super::super::{
 use super::WebGpu;
 use super::link::{Kernel, MAX_QUERIES};
 use super::memory::{BufferId, Part};
-use super::repack::{GROUP_COLS, Layout, PANEL};
 use crate::error::Result;
+use crate::quant::panels::{GROUP_COLS, Layout, PANEL};
 
 /// Products of a dispatch; the fixed size of an array in `shaders/epilogue.wgsl`.
 const MAX_PRODUCTS: usize = 3;

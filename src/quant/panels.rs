@@ -1,13 +1,13 @@
-//! Weights in the GPU's layouts: panels of 16 rows by groups of 32 columns, so that neighbouring threads, which take
+//! Weights in the GPUs' layouts: panels of 16 rows by groups of 32 columns, so that neighbouring threads, which take
 //! neighbouring rows, load neighbouring 16 bytes. What a group holds stands at the head of each file of `shaders/layouts`.
 
-use crate::quant::{TensorType, Unpacked, unpack};
+use super::{TensorType, Unpacked, unpack};
 
 /// Rows of a panel.
-pub(super) const PANEL: usize = 16;
+pub const PANEL: usize = 16;
 
 /// Columns of a group.
-pub(super) const GROUP_COLS: usize = 32;
+pub const GROUP_COLS: usize = 32;
 
 /// How weights lie in GPU memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,13 +73,13 @@ impl Layout {
     }
 
     /// Words of a panel with `cols` columns.
-    pub(super) const fn panel_words(self, cols: usize) -> usize {
+    pub const fn panel_words(self, cols: usize) -> usize {
         cols.div_ceil(GROUP_COLS) * self.group_vectors() * 4
     }
 }
 
 /// Repacks up to [`PANEL`] rows, in file form one behind the other, into one panel. What is missing becomes zeros.
-pub(super) fn repack_panel(ty: TensorType, cols: usize, rows: &[u8], panel: &mut [u32]) {
+pub fn repack_panel(ty: TensorType, cols: usize, rows: &[u8], panel: &mut [u32]) {
     let layout = Layout::of(ty);
     panel.fill(0);
     let row_bytes = cols / ty.block_len() * ty.block_bytes();

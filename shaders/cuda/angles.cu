@@ -1,0 +1,18 @@
+// Cosines and sines [n, half] of a step's positions, once for all layers; in 64 bits, because positions are large angles.
+struct Params {
+    const unsigned* plan;
+    const float* freqs;
+    float2* angles;
+    unsigned half;
+    float magnitude;
+};
+
+extern "C" __global__ void angles_kernel(const Params p) {
+    unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= p.plan[0] * p.half) {
+        return;
+    }
+    Span span = span_of(p.plan, i / p.half);
+    double angle = (double)(span.prefix + span.n_extra - 1) * (double)p.freqs[i % p.half];
+    p.angles[i] = make_float2((float)cos(angle) * p.magnitude, (float)sin(angle) * p.magnitude);
+}
