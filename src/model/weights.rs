@@ -86,14 +86,16 @@ pub(super) async fn load(
     let mut loader = Loader { gguf, sources, backend, progress, staging: Vec::new(), done_bytes: 0, total_bytes };
     let (dim, n_vocab) = (config.dim, config.n_vocab);
     let embeddings = loader.matrix("token_embd.weight", n_vocab, dim).await?;
+    let mut layers = Vec::new();
+    for layer in loader.in_file_order(config.layers.len()) {
+        layers.push((layer, loader.layer(config, layer).await?));
+    }
+    layers.sort_by_key(|(layer, _)| *layer);
+    let layers = layers.into_iter().map(|(_, weights)| weights).collect();
     let head = match gguf.tensor("output.weight") {
         Some(_) => loader.matrix("output.weight", n_vocab, dim).await?,
         None => embeddings,
     };
-    let mut layers = Vec::new();
-    for layer in 0..config.layers.len() {
-        layers.push(loader.layer(config, layer).await?);
-    }
     let mut ropes = Vec::new();
     for rope in &config.ropes {
         let factors = match &rope.scaling {
@@ -120,6 +122,16 @@ struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
+    /// The layers as they lie in the file, which need not be by number (`blk.10` before `blk.2`): a file that is still being
+    /// downloaded is read as it comes.
+    fn in_file_order(&self, n_layers: usize) -> Vec<usize> {
+        let mut layers: Vec<usize> = (0..n_layers).collect();
+        layers.sort_by_key(|layer| {
+            self.gguf.tensor(&format!("blk.{layer}.attn_norm.weight")).map(|info| (info.part, info.offset))
+        });
+        layers
+    }
+
     async fn layer(&mut self, c: &ModelConfig, layer: usize) -> Result<LayerWeights> {
         let name = |part: &str| format!("blk.{layer}.{part}");
         let (q_rows, kv_rows) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);

@@ -105,7 +105,9 @@ pub const MXFP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, 
 pub fn repack_panel(ty: TensorType, cols: usize, rows: &[u8], panel: &mut [u8]) {
     let layout = Layout::of(ty);
     let row_bytes = cols / ty.block_len() * ty.block_bytes();
-    panel.fill(0);
+    if rows.len() < PANEL * row_bytes {
+        panel.fill(0);
+    }
     if ty.is_float() {
         let width = ty.block_bytes();
         for (r, row) in rows.chunks_exact(row_bytes).enumerate() {
@@ -144,8 +146,8 @@ fn pack_group(layout: Layout, block: &Unpacked, g: usize, r: usize, group: &mut 
     };
     match layout {
         Layout::I8 => {
-            for (k, &code) in codes.iter().enumerate() {
-                group[k / 4 * 64 + r * 4 + k % 4] = code;
+            for (j, quad) in quads(codes).into_iter().enumerate() {
+                put_quad(&mut group[j * 64..], r, quad);
             }
         }
         Layout::U3 => {
@@ -153,8 +155,9 @@ fn pack_group(layout: Layout, block: &Unpacked, g: usize, r: usize, group: &mut 
             pack_bits(codes, r, 2, &mut group[128..192]);
         }
         _ => {
-            for k in 0..16 {
-                group[k / 4 * 64 + r * 4 + k % 4] = codes[k] & 15 | codes[k + 16] << 4;
+            let quads = quads(codes);
+            for j in 0..4 {
+                put_quad(&mut group[j * 64..], r, quads[j] & 0x0f0f_0f0f | (quads[j + 4] & 0x0f0f_0f0f) << 4);
             }
             match layout {
                 Layout::U5 | Layout::U5M => pack_bits(codes, r, 4, &mut group[256..320]),
@@ -176,17 +179,27 @@ fn pack_group(layout: Layout, block: &Unpacked, g: usize, r: usize, group: &mut 
     }
 }
 
+/// Four neighbouring codes a word.
+fn quads(codes: &[u8; 32]) -> [u32; 8] {
+    let (words, _) = codes.as_chunks::<4>();
+    std::array::from_fn(|j| u32::from_le_bytes(words[j]))
+}
+
+fn put_quad(out: &mut [u8], r: usize, quad: u32) {
+    out[r * 4..][..4].copy_from_slice(&quad.to_le_bytes());
+}
+
 /// Bit `bit` of quad j goes to bit j of byte `4 r + i`.
 fn pack_bits(codes: &[u8; 32], r: usize, bit: u32, plane: &mut [u8]) {
-    for (k, &code) in codes.iter().enumerate() {
-        plane[r * 4 + k % 4] |= (code >> bit & 1) << (k / 4);
-    }
+    let bits = quads(codes).into_iter().enumerate().fold(0, |all, (j, quad)| all | (quad >> bit & 0x0101_0101) << j);
+    put_quad(plane, r, bits);
 }
 
 /// Bits `bit` and `bit + 1` of quad j go to bits `2 (j mod 4)` of plane `j / 4`.
 fn pack_planes(codes: &[u8; 32], r: usize, bit: u32, planes: &mut [u8]) {
-    for (k, &code) in codes.iter().enumerate() {
-        planes[k / 16 * 64 + r * 4 + k % 4] |= (code >> bit & 3) << (k / 4 % 4 * 2);
+    for (plane, quads) in quads(codes).chunks_exact(4).enumerate() {
+        let bits = quads.iter().enumerate().fold(0, |all, (j, quad)| all | (quad >> bit & 0x0303_0303) << (2 * j));
+        put_quad(&mut planes[plane * 64..], r, bits);
     }
 }
 
