@@ -335,6 +335,9 @@ pub(crate) struct PerplexityArgs {
     /// Tokens of a window
     #[arg(long, default_value_t = 512, value_name = "TOKENS")]
     pub(crate) context: usize,
+    /// Where the model runs: cpu, wgpu, cuda, or auto for a GPU if there is one
+    #[arg(long, default_value = "cpu", value_name = "NAME")]
+    pub(crate) backend: Choice,
 }
 
 #[derive(Debug, Args)]

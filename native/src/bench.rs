@@ -5,7 +5,7 @@ mod speculate;
 
 use crate::args::{BenchArgs, BenchCommand, CacheArg, LoadArgs, PerplexityArgs};
 use crate::{load, term};
-use foreword::backend::{Choice, KernelTime};
+use foreword::backend::KernelTime;
 use foreword::batch::{Batch, SeqId};
 use foreword::engine::Engine;
 use foreword::model::{Model, perplexity as measure};
@@ -154,7 +154,7 @@ pub(crate) fn perplexity(args: &PerplexityArgs) -> Result<()> {
         threads: args.threads,
         context: Some(args.context.max(4)),
         cache_type: CacheArg::F32,
-        backend: Choice::Cpu,
+        backend: args.backend,
         profile: false,
         cache_tokens: None,
     };
