@@ -1,5 +1,5 @@
 //! The batch form: whatever is packed, chunked, drafted, forked or rolled back, a token's logits are those that it has when
-//! its path is read alone, token by token. On the CPU they are equal bit for bit; on CUDA, where other kernels read one token
+//! its path is read alone, token by token. On the CPU they are equal bit for bit; on GPUs, where other kernels read one token
 //! than many, up to rounding.
 
 mod common;
@@ -11,42 +11,32 @@ use foreword::backend::cpu::Cpu;
 use foreword::batch::{Batch, BatchToken, SeqId};
 use foreword::model::{Model, ModelOptions};
 use std::collections::HashMap;
+use std::path::Path;
 
 const N_VOCAB: u64 = 264;
 
 /// Where a model runs, and how far its logits may be apart, relative to the largest.
 #[derive(Clone, Copy)]
-enum On {
-    Cpu,
-    #[cfg(feature = "cuda")]
-    Cuda {
-        bound: f32,
-    },
+struct On {
+    load: fn(&Path, &ModelOptions) -> Model,
+    bound: f32,
 }
+
+const CPU: On = On { load: |path, options| load(path, options, Cpu::new(2)), bound: 0.0 };
 
 impl On {
     /// Whether logits are those of the other schedule.
     fn same(self, got: &[f32], wanted: &[f32]) -> bool {
-        match self {
-            On::Cpu => got == wanted,
-            #[cfg(feature = "cuda")]
-            On::Cuda { bound } => {
-                let largest = wanted.iter().fold(0f32, |m, v| m.max(v.abs()));
-                got.len() == wanted.len() && got.iter().zip(wanted).all(|(a, b)| (a - b).abs() <= bound * largest)
-            }
+        if self.bound == 0.0 {
+            return got == wanted;
         }
+        let largest = wanted.iter().fold(0f32, |m, v| m.max(v.abs()));
+        got.len() == wanted.len() && got.iter().zip(wanted).all(|(a, b)| (a - b).abs() <= self.bound * largest)
     }
 }
 
 fn model_on(on: On, name: &str, cache_type: CacheType, tokens: usize) -> Model {
-    match on {
-        On::Cpu => model(name, cache_type, tokens),
-        #[cfg(feature = "cuda")]
-        On::Cuda { .. } => {
-            let gpu = common::cuda::open(&Default::default()).expect("the caller asked");
-            load(&path_of(name), &options(cache_type, tokens), gpu)
-        }
-    }
+    (on.load)(&path_of(name), &options(cache_type, tokens))
 }
 
 fn path_of(name: &str) -> std::path::PathBuf {
@@ -194,11 +184,11 @@ fn schedules_do_not_change_logits() {
     // Windows and two rotary bases; adjacent pairs; soft-caps.
     for (name, seed) in [("gemma3", 1), ("llama", 2), ("gemma2", 3)] {
         for cache_type in [CacheType::F32, CacheType::F16] {
-            play(On::Cpu, name, cache_type, seed, 30);
+            play(CPU, name, cache_type, seed, 30);
         }
     }
     // Heads wide enough for 8-bit entries, and quantized weights.
-    play(On::Cpu, SMOLLM2, CacheType::Q8_0, 4, 4);
+    play(CPU, SMOLLM2, CacheType::Q8_0, 4, 4);
 }
 
 #[test]
@@ -294,11 +284,11 @@ fn packed_prompts_are_each_alone() {
     for seed in 0..6 {
         for name in ["gemma3", "llama", "gemma2"] {
             for cache_type in [CacheType::F32, CacheType::F16] {
-                pack(On::Cpu, name, cache_type, seed, 90);
+                pack(CPU, name, cache_type, seed, 90);
             }
         }
     }
-    pack(On::Cpu, SMOLLM2, CacheType::Q8_0, 1, 30);
+    pack(CPU, SMOLLM2, CacheType::Q8_0, 1, 30);
 }
 
 /// Trees, forks, rollbacks and packed prompts on the GPU. The tiny models are floats; quantized activations on the border of
@@ -307,7 +297,10 @@ fn packed_prompts_are_each_alone() {
 mod cuda {
     use super::*;
 
-    const FLOATS: On = On::Cuda { bound: 2e-4 };
+    const FLOATS: On = On {
+        load: |path, options| load(path, options, common::cuda::open(&Default::default()).expect("the caller asked")),
+        bound: 2e-4,
+    };
 
     #[test]
     fn cuda_schedules_do_not_change_logits() {
@@ -336,6 +329,40 @@ mod cuda {
             gpu.kv_mut().commit_run(seqs[0]).expect("a commit");
             cpu.kv_mut().commit_run(seqs[1]).expect("a commit");
             assert!(FLOATS.same(&got[0], &wanted[0]), "step {i}");
+        }
+    }
+}
+
+/// The same on WebGPU, with all that the adapter offers and as the WebGPU defaults guarantee it.
+#[cfg(feature = "wgpu")]
+mod webgpu {
+    use super::*;
+    use foreword::backend::webgpu::{Options, WebGpu};
+
+    fn open(path: &Path, model: &ModelOptions, gpu: &Options) -> Model {
+        load(path, model, pollster::block_on(WebGpu::open(gpu)).expect("an adapter; ./test installs a software one"))
+    }
+
+    fn full(path: &Path, model: &ModelOptions) -> Model {
+        open(path, model, &Options::default())
+    }
+
+    fn plain(path: &Path, model: &ModelOptions) -> Model {
+        let plain =
+            Options { subgroups: false, large_bindings: false, is_processor: Some(false), ..Options::default() };
+        open(path, model, &plain)
+    }
+
+    #[test]
+    fn webgpu_schedules_do_not_change_logits() {
+        // A key that lies between two half floats falls to either side, 2^-11 of it apart.
+        for (cache_type, bound) in [(CacheType::F32, 2e-4), (CacheType::F16, 1e-3)] {
+            let (full, plain) = (On { load: full, bound }, On { load: plain, bound });
+            for (on, name, seed) in [(full, "gemma3", 1), (full, "llama", 2), (plain, "gemma2", 3), (plain, "llama", 4)]
+            {
+                play(on, name, cache_type, seed, 12);
+                pack(on, name, cache_type, seed, 90);
+            }
         }
     }
 }
