@@ -12,7 +12,7 @@ use cudarc::driver::{DriverError, sys};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Address of device memory.
 pub(super) type Address = u64;
@@ -272,18 +272,21 @@ fn find_nvrtc() -> Result<()> {
     let toolkits = ["CUDA_HOME", "CUDA_PATH"].iter().filter_map(|v| Some(PathBuf::from(std::env::var_os(v)?)));
     let toolkits = toolkits.chain([PathBuf::from("/usr/local/cuda")]);
     let folders = beside.into_iter().chain(toolkits.flat_map(|t| ["lib64", "lib", "bin"].map(|l| t.join(l))));
-    for file in folders.filter_map(|f| f.read_dir().ok()).flat_map(Iterator::flatten) {
-        let name = file.file_name().to_string_lossy().to_lowercase();
-        if !name.contains("nvrtc") || name.contains("builtins") || name.ends_with(".a") {
-            continue;
-        }
-        // SAFETY: as above. A library that is loaded is found by its name from then on.
-        if let Ok(library) = unsafe { libloading::Library::new(file.path()) } {
-            std::mem::forget(library);
-            // SAFETY: as above.
-            if unsafe { nvrtc_sys::is_culib_present() } {
-                return Ok(());
+    for files in folders.filter_map(|f| f.read_dir().ok()) {
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let is_nvrtc = |path: &PathBuf| name(path).contains("nvrtc") && !name(path).ends_with(".a");
+        let mut files: Vec<PathBuf> = files.flatten().map(|f| f.path()).filter(is_nvrtc).collect();
+        // NVRTC looks for its builtins by name, so they come first.
+        files.sort_by_key(|path| !name(path).contains("builtins"));
+        for file in files {
+            // SAFETY: as above. A library that is loaded is found by its name from then on.
+            if let Ok(library) = unsafe { libloading::Library::new(&file) } {
+                std::mem::forget(library);
             }
+        }
+        // SAFETY: as above.
+        if unsafe { nvrtc_sys::is_culib_present() } {
+            return Ok(());
         }
     }
     Err(unavailable("there is no NVRTC library (install the CUDA toolkit, or run native/cuda-build)"))
