@@ -18,6 +18,19 @@ struct Sequence {
     planned: Option<(u32, u32)>,
 }
 
+/// Committed tokens that are run once more; see [`KvCache::plan_again`].
+#[derive(Clone, Copy, Debug)]
+pub struct Again<'a> {
+    /// Their sequence.
+    pub seq: SeqId,
+    /// Position of the first one.
+    pub first: usize,
+    /// The tokens.
+    pub tokens: &'a [u32],
+    /// Whether the logits of the last one are wanted.
+    pub output: bool,
+}
+
 /// Sequences in the cache of a backend; see the module text.
 #[derive(Debug)]
 pub struct KvCache {
@@ -192,13 +205,7 @@ impl KvCache {
     /// and foreign parents. Nothing has changed then.
     pub fn plan(&mut self, backend: &mut dyn Backend, batch: &Batch, plan: &mut Plan) -> Result<()> {
         self.check(batch)?;
-        plan.tokens.clear();
-        plan.positions.clear();
-        plan.cells.clear();
-        plan.spans.clear();
-        plan.blocks.clear();
-        plan.extras.clear();
-        plan.outputs.clear();
+        plan.clear();
         self.moves.clear();
         let mut linear = std::mem::take(&mut self.linear);
         linear.clear();
@@ -231,6 +238,43 @@ impl KvCache {
         self.linear = linear;
         if !self.moves.is_empty() {
             backend.move_cells(self.cache, &self.moves);
+        }
+        Ok(())
+    }
+
+    /// Resolves committed tokens once more, so that their entries can be overwritten: each sees what lies before it, also
+    /// among these tokens. Runs of one sequence must be adjacent and in order. Blocks that others hold too are written
+    /// like any other; whoever predicts shares none of the cells in question.
+    ///
+    /// # Errors
+    /// [`crate::Kind::InvalidRequest`] for unknown sequences and positions.
+    pub fn plan_again(&self, again: &[Again<'_>], plan: &mut Plan) -> Result<()> {
+        plan.clear();
+        let mut known: Option<(SeqId, u32)> = None;
+        for run in again {
+            let sequence = self.get(run.seq)?;
+            let positions = run.first..run.first + run.tokens.len();
+            if positions.end > sequence.len {
+                return Err(Error::invalid_request(format!("positions {positions:?} of {} tokens", sequence.len)));
+            }
+            let table = match known {
+                Some((seq, table)) if seq == run.seq => table,
+                _ => {
+                    let table = plan.blocks.len() as u32;
+                    plan.blocks.extend_from_slice(&sequence.blocks);
+                    known = Some((run.seq, table));
+                    table
+                }
+            };
+            for position in positions {
+                plan.cells.push(cell(&sequence.blocks, position));
+                plan.positions.push(position as u32);
+                plan.spans.push(Span { table, prefix: position as u32 + 1, extra: 0, n_extra: 0 });
+            }
+            plan.tokens.extend_from_slice(run.tokens);
+            if run.output && !run.tokens.is_empty() {
+                plan.outputs.push(plan.tokens.len() as u32 - 1);
+            }
         }
         Ok(())
     }

@@ -8,9 +8,11 @@ pub mod error;
 pub mod gguf;
 pub mod kv;
 pub mod model;
+pub mod predict;
 pub mod prefill;
 pub mod quant;
 pub mod sample;
+pub mod sidecar;
 pub mod speculate;
 pub mod tokenizer;
 

@@ -11,13 +11,18 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("gguf", &["quant"]),
     ("tokenizer", &["gguf"]),
     ("chat", &["gguf", "tokenizer"]),
+    ("sidecar", &["gguf"]),
     ("sample", &[]),
     ("backend", &["quant", "batch"]),
     ("kv", &["backend", "batch", "quant"]),
-    ("model", &["backend", "kv", "batch", "gguf", "quant"]),
+    ("model", &["backend", "kv", "batch", "gguf", "quant", "sidecar"]),
     ("prefill", &["model"]),
+    ("predict", &["model", "sidecar"]),
     ("speculate", &["batch", "model", "sample", "tokenizer"]),
-    ("engine", &["speculate", "backend", "kv", "batch", "gguf", "model", "prefill", "sample", "tokenizer", "chat"]),
+    (
+        "engine",
+        &["speculate", "backend", "kv", "batch", "gguf", "model", "predict", "prefill", "sample", "tokenizer", "chat"],
+    ),
 ];
 
 fn files(folder: &Path, out: &mut Vec<PathBuf>) {

@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use foreword::backend::{CacheType, Choice};
+use foreword::predict::Prefill;
 use std::path::PathBuf;
 
 /// Language models on your own machine, obsessed with the time to the first word.
@@ -170,6 +171,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) guess: GuessArgs,
     #[command(flatten)]
+    pub(crate) early: PrefillModeArgs,
+    #[command(flatten)]
     pub(crate) load: LoadArgs,
 }
 
@@ -185,6 +188,8 @@ pub(crate) struct ChatArgs {
     pub(crate) sample: SampleArgs,
     #[command(flatten)]
     pub(crate) guess: GuessArgs,
+    #[command(flatten)]
+    pub(crate) early: PrefillModeArgs,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
 }
@@ -279,6 +284,18 @@ pub(crate) struct SpeculateArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
+}
+
+/// How prompts are read.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PrefillModeArgs {
+    /// Begin long prompts' answers early, from a predicted cache: exact (not so), fast, progressive (the exact reading goes
+    /// on behind the first words), or auto for progressive where it saves much
+    #[arg(long, default_value = "exact", value_name = "HOW")]
+    pub(crate) prefill: Prefill,
+    /// What predicts: the model's sidecar; by default the one beside the model, or in models/
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sidecar: Option<PathBuf>,
 }
 
 /// How answers are guessed ahead.

@@ -51,6 +51,7 @@ impl<'a> Chat<'a> {
     fn new(args: &'a ChatArgs) -> Result<Self> {
         let mut engine = load::engine(&args.model, &args.load)?;
         load::speculate(&mut engine, &args.guess, &args.load)?;
+        load::prefill(&mut engine, &args.model, &args.early)?;
         let template = load::chat_template(&engine)?;
         let interrupted = Arc::new(AtomicBool::new(false));
         let flag = interrupted.clone();

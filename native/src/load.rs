@@ -1,13 +1,14 @@
 //! Files to an engine.
 
-use crate::args::{GuessArgs, LoadArgs, SampleArgs};
-use crate::store;
+use crate::args::{GuessArgs, LoadArgs, PrefillModeArgs, SampleArgs};
+use crate::{store, term};
 use foreword::backend;
 use foreword::chat::ChatTemplate;
 use foreword::engine::Engine;
 use foreword::gguf::Gguf;
 use foreword::gguf::source::{FileSource, Source};
 use foreword::model::{Model, ModelOptions};
+use foreword::predict::Prefill;
 use foreword::sample::Params;
 use foreword::speculate::draft::{Drafter, Layers, Ngram, SecondModel};
 use foreword::tokenizer::Tokenizer;
@@ -80,6 +81,32 @@ pub(crate) fn speculate(engine: &mut Engine, args: &GuessArgs, load: &LoadArgs) 
     let mode = args.speculate.parse()?;
     let drafter = drafter(engine, &args.draft, load)?;
     engine.speculate(drafter, mode)
+}
+
+/// Sets up reading by prediction.
+pub(crate) fn prefill(engine: &mut Engine, model: &str, args: &PrefillModeArgs) -> Result<()> {
+    if args.prefill != Prefill::Exact || args.sidecar.is_some() {
+        match args.sidecar.clone().map_or_else(|| store::sidecar(model), |path| Ok(Some(path)))? {
+            Some(path) => add_sidecar(engine, &path)?,
+            None if args.prefill == Prefill::Auto => {
+                term::note("there is no sidecar of this model; prompts are read exactly")
+            }
+            None => {}
+        }
+    }
+    engine.set_prefill(args.prefill)
+}
+
+/// Adds the sidecar in a file.
+pub(crate) fn add_sidecar(engine: &mut Engine, path: &Path) -> Result<()> {
+    let same = pollster::block_on(engine.add_sidecar(sources(path)?)).map_err(|e| e.at(path.display()))?;
+    if !same {
+        term::note(&format!(
+            "{} was made for another quantization of this model; first words may be a little worse",
+            path.display()
+        ));
+    }
+    Ok(())
 }
 
 /// The drafter of a name: `ngram`, `layers:K` or a model.

@@ -12,6 +12,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let started = load::clock();
     let mut engine = load::engine(&args.model, &args.load)?;
     load::speculate(&mut engine, &args.guess, &args.load)?;
+    load::prefill(&mut engine, &args.model, &args.early)?;
     let load_ms = load::clock() - started;
     let prompt = if args.raw { engine.prompt(&text, false) } else { chat_prompt(&engine, &args.system, &text)? };
     let request = Request {
@@ -93,8 +94,12 @@ pub(crate) fn summary(done: &Done, load_ms: f64) -> String {
         (0, _) => String::new(),
         (guessed, _) => format!(", {} of {guessed} guesses right", usage.accepted_tokens),
     };
+    let predicted = match usage.predicted_tokens {
+        0 => String::new(),
+        n => format!(", {n} predicted"),
+    };
     format!(
-        "{load}first word after {:.0} ms ({} prompt tokens, {} cached), then {} tokens at {:.0} a second{guesses}",
+        "{load}first word after {:.0} ms ({} prompt tokens, {} cached{predicted}), then {} tokens at {:.0} a second{guesses}",
         usage.ttft_ms,
         usage.prompt_tokens,
         usage.cached_tokens,
@@ -130,6 +135,7 @@ fn report(
             "ttft_ms": usage.ttft_ms,
             "prompt_tokens": usage.prompt_tokens,
             "cached_tokens": usage.cached_tokens,
+            "predicted_tokens": usage.predicted_tokens,
             "completion_tokens": usage.completion_tokens,
             "prefill_tok_s": usage.prefill_tok_s(),
             "decode_tok_s": usage.decode_tok_s(),

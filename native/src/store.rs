@@ -89,6 +89,20 @@ pub(crate) fn find(model: &str) -> Result<PathBuf> {
     )))
 }
 
+/// The sidecar of a model: `NAME.sidecar.gguf` beside its file, or in `models/` of the current folder; NAME is the
+/// registry's name or the file's.
+pub(crate) fn sidecar(model: &str) -> Result<Option<PathBuf>> {
+    let path = find(model)?;
+    let stem = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default().to_string();
+    let by_file = registry()?.into_iter().find(|e| path.file_name().is_some_and(|f| f == e.file.as_str()));
+    let names = by_file.map(|e| e.name).into_iter().chain([stem]);
+    let folders = [path.parent().map(Path::to_path_buf), Some(PathBuf::from("models"))];
+    let mut places = names.flat_map(|name| {
+        folders.clone().into_iter().flatten().map(move |folder| folder.join(format!("{name}.sidecar.gguf")))
+    });
+    Ok(places.find(|p| p.exists()))
+}
+
 /// Where the file of an address is kept: files of the same name from elsewhere are others.
 fn web_path(url: &str) -> Result<PathBuf> {
     let plain = url.split(['?', '#']).next().unwrap_or(url);

@@ -139,6 +139,17 @@ pub struct Plan {
     pub outputs: Vec<u32>,
 }
 
+impl Plan {
+    /// Empties the plan and keeps its memory.
+    pub fn clear(&mut self) {
+        let Plan { tokens, positions, cells, spans, blocks, extras, outputs } = self;
+        for list in [tokens, positions, cells, blocks, extras, outputs] {
+            list.clear();
+        }
+        spans.clear();
+    }
+}
+
 impl Clone for Plan {
     fn clone(&self) -> Self {
         let mut plan = Plan::default();

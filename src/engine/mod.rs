@@ -9,6 +9,7 @@
 //! of finished answers stays until its memory is needed, and a request begins behind the longest beginning that is known:
 //! the second turn of a chat reads only what is new.
 
+mod early;
 pub mod openai;
 mod prefixes;
 mod request;
@@ -24,12 +25,14 @@ use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::gguf::source::Source;
 use crate::model::{Model, ModelOptions, Progress};
+use crate::predict::Prefill;
 use crate::prefill::{Cost, Pace};
 use crate::speculate::draft::Drafter;
 use crate::speculate::{Mode, Speculation};
 use crate::tokenizer::Tokenizer;
 use prefixes::Prefixes;
 use running::Running;
+use schedule::Work;
 
 /// A model that answers requests.
 pub struct Engine {
@@ -47,6 +50,10 @@ pub struct Engine {
     prefixes: Prefixes,
     cost: Cost,
     pace: Pace,
+    /// How prompts are read whose request says nothing about it.
+    prefill: Prefill,
+    /// Milliseconds a token of the exact reading behind predictions, once measured.
+    behind_ms: Option<f64>,
     speculation: Option<Speculation>,
     /// Prompt tokens read so far.
     n_read: u64,
@@ -93,6 +100,8 @@ impl Engine {
             reports: Vec::new(),
             prefixes: Prefixes::new(),
             pace: Pace::new(STEP_TARGET_MS),
+            prefill: Prefill::Exact,
+            behind_ms: None,
             speculation: None,
             n_read: 0,
             totals: Totals::default(),
@@ -141,6 +150,7 @@ impl Engine {
         if let Some(token) = request.prompt.iter().find(|&&t| t as usize >= n_vocab) {
             return Err(Error::invalid_request(format!("token {token} is not in the vocabulary of {n_vocab}")));
         }
+        self.check_prefill(request.prefill.unwrap_or_default())?;
         if request.prompt.is_empty() || request.max_tokens == Some(0) {
             return Err(Error::invalid_request("the prompt is empty, or max_tokens is 0: there is nothing to do"));
         }
@@ -185,6 +195,40 @@ impl Engine {
         self.pace.set_target_ms(milliseconds);
     }
 
+    /// Adds a sidecar, with which prompts can be read by prediction. Returns whether it was made for this very quantization
+    /// of the model; for another one the prediction is a little worse.
+    ///
+    /// # Errors
+    /// See [`Gguf::read`] and [`Model::add_sidecar`]; the engine goes on without then.
+    pub async fn add_sidecar(&mut self, mut sources: Vec<Box<dyn Source>>) -> Result<bool> {
+        let gguf = Gguf::read(&mut sources).await?;
+        self.model.add_sidecar(&gguf, &mut sources).await
+    }
+
+    /// How prompts are read whose request says nothing about it; see [`crate::predict`].
+    ///
+    /// # Errors
+    /// [`crate::Kind::InvalidRequest`] without a sidecar, where one is needed.
+    pub fn set_prefill(&mut self, prefill: Prefill) -> Result<()> {
+        self.check_prefill(prefill)?;
+        self.prefill = prefill;
+        Ok(())
+    }
+
+    fn check_prefill(&self, prefill: Prefill) -> Result<()> {
+        if matches!(prefill, Prefill::Fast | Prefill::Progressive) && self.model.trunk().is_none() {
+            return Err(Error::invalid_request(
+                "fast and progressive prefill need a sidecar of this model; give one, or take auto or exact",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether cache entries of a request under way are predicted ones in part; `false` for one that is over.
+    pub fn is_predicted(&self, id: RequestId) -> bool {
+        self.running.iter().any(|r| r.id == id && r.reading.is_some())
+    }
+
     /// Lets a drafter guess what comes next in every answer. Answers stay the same, or as probable as before where they are
     /// drawn; see [`crate::speculate`].
     ///
@@ -213,18 +257,38 @@ impl Engine {
         let started = (self.clock)();
         events.append(&mut self.reports);
         self.admit();
+        // Steps with forwards of another kind say nothing about those of this one.
+        let plain = self.running.iter().all(|r| r.reading.is_none());
+        if let Err(error) = self.read_behind().await {
+            return self.fail(error, events);
+        }
         let guessing = (self.clock)();
         self.guess().await;
         self.totals.guess_ms += (self.clock)() - guessing;
         let work = self.fill();
+        self.totals.schedule_ms += (self.clock)() - started;
+        if let Err(error) = self.run_batch(&work, events).await {
+            return self.fail(error, events);
+        }
+        if let Err(error) = self.read_ahead(work.rows, events).await {
+            return self.fail(error, events);
+        }
+        self.finish(events);
+        let elapsed = (self.clock)() - started;
+        self.totals.step_ms += elapsed;
+        if plain && work.rows > 0.0 {
+            self.pace.observe(work.reading, work.rows, elapsed);
+        }
+        Ok(())
+    }
+
+    /// The forward of the batch, and what requests make of it.
+    async fn run_batch(&mut self, work: &Work, events: &mut Vec<Event>) -> Result<()> {
         if self.batch.is_empty() {
             return Ok(());
         }
-        self.totals.schedule_ms += (self.clock)() - started;
         let asked = (self.clock)();
-        if let Err(error) = self.model.forward(&self.batch, &mut self.logits).await {
-            return self.fail(error, events);
-        }
+        self.model.forward(&self.batch, &mut self.logits).await?;
         self.totals.steps += 1;
         self.totals.rows += self.batch.len();
         self.totals.widest = self.totals.widest.max(self.batch.len());
@@ -242,10 +306,6 @@ impl Engine {
             let speculation = self.speculation.as_mut();
             running.take((&mut self.model, &self.tokenizer), speculation, logits, now, events)?;
         }
-        self.finish(events);
-        let elapsed = (self.clock)() - started;
-        self.totals.step_ms += elapsed;
-        self.pace.observe(work.reading, work.rows, elapsed);
         Ok(())
     }
 
@@ -255,7 +315,7 @@ impl Engine {
         for mut over in self.running.extract_if(.., |r| r.finish.is_some()) {
             over.stop_guessing(self.speculation.as_mut());
             events.extend(over.over());
-            self.prefixes.insert(kv, over.seq, &over.tokens()[..kv.len(over.seq)]);
+            self.prefixes.insert(kv, over.seq, &over.tokens()[..kv.len(over.seq).min(over.exact())]);
             kv.free(over.seq);
         }
     }

@@ -1,6 +1,7 @@
 //! What is asked of the engine, and what it answers.
 
 use crate::error::Error;
+use crate::predict::Prefill;
 use crate::sample::Params;
 
 /// A request for one answer.
@@ -20,6 +21,8 @@ pub struct Request {
     pub ignore_eos: bool,
     /// Requests of a higher priority are admitted and read first.
     pub priority: i32,
+    /// How the prompt is read; the engine's setting when `None`.
+    pub prefill: Option<Prefill>,
 }
 
 /// Names a request.
@@ -113,6 +116,8 @@ pub struct Usage {
     pub prompt_tokens: usize,
     /// Of these, tokens whose keys and values were in the cache already.
     pub cached_tokens: usize,
+    /// Of these, tokens whose keys and values were predicted when the answer began; see [`crate::predict`].
+    pub predicted_tokens: usize,
     /// Tokens of the answer.
     pub completion_tokens: usize,
     /// From the request to the first token, in milliseconds.

@@ -6,6 +6,7 @@ use crate::batch::{Batch, BatchToken, SeqId};
 use crate::error::Result;
 use crate::kv::KvCache;
 use crate::model::Model;
+use crate::predict::Reading;
 use crate::prefill::Turn;
 use crate::sample::{Sampler, log_probabilities};
 use crate::speculate::verify::{Choice, choose};
@@ -25,6 +26,8 @@ pub(super) struct Running {
     tree: Tree,
     /// Another request that is reading a beginning which this one shares, and how long that is; until then this one waits.
     pub(super) follows: Option<(RequestId, usize)>,
+    /// Set while the prompt's entries are predicted ones, in part.
+    pub(super) reading: Option<Reading>,
     /// Prompt and answer.
     tokens: Vec<u32>,
     /// Tokens in the cache.
@@ -65,6 +68,7 @@ impl Running {
             offer: Offer::default(),
             tree: Tree::default(),
             follows: None,
+            reading: None,
             done: 0,
             limit: request.max_tokens.map_or(room, |n| tokens.len().saturating_add(n).min(room)),
             sampler,
@@ -99,7 +103,54 @@ impl Running {
 
     /// Whether more than the last token of an answer is not in the cache yet.
     pub(super) fn is_reading(&self) -> bool {
-        self.pending() > 1 || self.usage.completion_tokens == 0
+        self.pending() > 1 || self.usage.completion_tokens == 0 || self.reads_ahead()
+    }
+
+    /// Whether the prompt is being read by prediction, and no word of the answer came of it yet.
+    pub(super) fn reads_ahead(&self) -> bool {
+        self.reading.as_ref().is_some_and(|r| !r.begun)
+    }
+
+    /// Leading tokens whose cache entries are those of the whole model; only they may be shared.
+    pub(super) fn exact(&self) -> usize {
+        self.reading.as_ref().map_or(self.done, |r| r.exact.min(self.done))
+    }
+
+    /// Puts `n` rows into a batch for the trunk.
+    pub(super) fn put_early(&mut self, n: usize, batch: &mut Batch) {
+        self.offer = Offer { first: batch.len() as u32, rows: n, outputs: 0 };
+        batch.push_run(self.seq, &self.tokens[self.done..][..n], false);
+    }
+
+    /// Keeps what the trunk made of [`Running::put_early`].
+    pub(super) fn keep_streams(&mut self, streams: &[f32]) {
+        self.done += self.offer.rows;
+        if let Some(reading) = &mut self.reading {
+            reading.streams.extend_from_slice(streams);
+        }
+    }
+
+    /// Chooses the first word after the tail.
+    pub(super) fn take_early(&mut self, tokenizer: &Tokenizer, logits: &[f32], now: f64, events: &mut Vec<Event>) {
+        if let Some(reading) = &mut self.reading {
+            reading.begin();
+            self.usage.predicted_tokens = reading.tokens.len() - reading.ends().map(|e| e.len()).iter().sum::<usize>();
+            if !reading.progressive {
+                reading.streams = Vec::new();
+            }
+        }
+        let token = self.sampler.sample(logits);
+        self.emit(tokenizer, (token, false), logits, now, events);
+    }
+
+    /// Notes that entries up to `end` have been made exact; when all are, the request is like any other.
+    pub(super) fn made_exact(&mut self, end: usize) {
+        if let Some(reading) = &mut self.reading {
+            reading.exact = reading.exact.max(end);
+            if reading.exact >= self.done {
+                self.reading = None;
+            }
+        }
     }
 
     /// Number of tokens that are not in the cache yet.

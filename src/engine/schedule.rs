@@ -55,9 +55,9 @@ impl Engine {
             return leader.done() < shared;
         }
         let beginning = &next.tokens()[..next.tokens().len() - 1];
-        let read = self.running.iter().map(|r| common(&r.tokens()[..r.done()], beginning)).max().unwrap_or(0);
+        let read = self.running.iter().map(|r| common(&r.tokens()[..r.exact()], beginning)).max().unwrap_or(0);
         // Whoever comes later in turn may never get to it.
-        let leaders = self.running.iter().filter(|r| r.is_reading() && r.turn < next.turn);
+        let leaders = self.running.iter().filter(|r| r.is_reading() && r.reading.is_none() && r.turn < next.turn);
         let best = leaders.map(|r| (common(r.tokens(), beginning), r.id)).max_by_key(|(n, _)| *n);
         let Some((shared, leader)) = best.filter(|(n, _)| *n >= read + WORTH_WAITING) else { return false };
         if self.prefixes.longest(beginning, &mut Vec::new()) + WORTH_WAITING > shared {
@@ -74,7 +74,7 @@ impl Engine {
         let mut blocks = Vec::new();
         let mut shared = self.prefixes.longest(beginning, &mut blocks);
         for other in &self.running {
-            let n = common(&other.tokens()[..other.done()], beginning);
+            let n = common(&other.tokens()[..other.exact()], beginning);
             if n > shared {
                 shared = n;
                 blocks.clear();
@@ -87,6 +87,7 @@ impl Engine {
             // Never: `shared` tokens lie in these blocks.
             Err(_) => next.begin(kv.new_seq(), 0),
         }
+        next.reading = self.choose_prefill(next.request.prefill, next.done()..next.tokens().len());
     }
 
     /// Has the next tokens of all answers guessed that are being written. Guesses get memory that nobody else needs now.
@@ -122,7 +123,9 @@ impl Engine {
         while at < self.running.len() {
             let left = self.model.max_batch() - self.batch.len();
             let r = &self.running[at];
-            let n = if r.is_reading() {
+            let n = if r.reads_ahead() {
+                0
+            } else if r.is_reading() {
                 let room = room.get_or_insert_with(|| self.room_for_prompts(&work));
                 let fit = self.cost.fit(r.done(), room.rows).max(room.least);
                 let n = r.pending().min(left).min(room.tokens).min(fit);
@@ -155,7 +158,7 @@ impl Engine {
             return Room { tokens: left, rows: self.pace.room(writing.rows), least: LEAST };
         }
         // Nobody is kept waiting by a wide forward. When no further requests are to come, all are of one width.
-        let pending: usize = self.running.iter().map(Running::pending).sum();
+        let pending = self.running.iter().filter(|r| !r.reads_ahead()).map(Running::pending).sum();
         let tokens = if self.waiting.is_empty() { width(pending, left) } else { left };
         Room { tokens, rows: f64::INFINITY, least: 0 }
     }
@@ -190,7 +193,8 @@ impl Engine {
     /// Takes a running request's memory; it waits for its turn again, and finds what is left of its cache then.
     fn preempt(&mut self, mut victim: Running) {
         let kv = self.model.kv_mut();
-        self.prefixes.insert(kv, victim.seq, &victim.tokens()[..kv.len(victim.seq)]);
+        self.prefixes.insert(kv, victim.seq, &victim.tokens()[..victim.exact()]);
+        victim.reading = None;
         kv.free(victim.seq);
         victim.seq = SeqId(u32::MAX);
         victim.offer = Offer::default();

@@ -7,6 +7,7 @@ use crate::backend::{
 };
 use crate::batch::Batch;
 use crate::error::{Error, Result};
+use std::ops::Range;
 
 impl Model {
     /// Runs a batch. `logits` becomes `[n_outputs, n_vocab]`, the rows that asked for them, in order. The tokens are in the
@@ -29,14 +30,14 @@ impl Model {
         let mut plan = std::mem::take(&mut self.plan);
         let planned = self.kv.plan(&mut *self.backend, batch, &mut plan);
         let result = match planned {
-            Ok(()) => self.run(&mut plan, n_layers, logits).await,
+            Ok(()) => self.run(&mut plan, 0..n_layers.min(self.config.layers.len()), logits).await,
             Err(error) => Err(error),
         };
         self.plan = plan;
         result
     }
 
-    fn check(&self, batch: &Batch) -> Result<()> {
+    pub(super) fn check(&self, batch: &Batch) -> Result<()> {
         if batch.is_empty() || batch.len() > self.max_batch {
             return Err(Error::invalid_request(format!(
                 "a batch of {} tokens; 1 to {} are possible",
@@ -53,15 +54,19 @@ impl Model {
         }
     }
 
-    async fn run(&mut self, plan: &mut Plan, n_layers: usize, logits: &mut Vec<f32>) -> Result<()> {
+    /// Runs a plan through some layers, the last norm and the head. Layers behind the first one go on from what the residual
+    /// stream holds.
+    pub(super) async fn run(&mut self, plan: &mut Plan, layers: Range<usize>, logits: &mut Vec<f32>) -> Result<()> {
         let (c, w, b) = (&self.config, &self.weights, &self.buffers);
         let backend = &mut *self.backend;
         // Not cleared first: every value is overwritten, and zeroing a large vocabulary takes time.
         logits.resize(plan.outputs.len() * c.n_vocab, 0.0);
         backend.begin(plan)?;
-        backend.embed(w.embeddings, c.embed_scale, b.x);
+        if layers.start == 0 {
+            backend.embed(w.embeddings, c.embed_scale, b.x);
+        }
         let mut delta = None;
-        for layer in 0..n_layers.min(c.layers.len()) {
+        for layer in layers {
             delta = block(backend, c, w, b, (self.kv.cache(), layer), delta);
         }
         if plan.outputs.len() <= b.head_rows {
@@ -82,7 +87,7 @@ impl Model {
 }
 
 /// One layer. `delta` is what the layer before left to be added to the residual stream; returns what this one leaves.
-fn block(
+pub(super) fn block(
     backend: &mut dyn Backend,
     c: &ModelConfig,
     w: &Weights,
@@ -95,22 +100,7 @@ fn block(
 
     backend.norm(&norm(delta, l.attn_norm, b.normed));
     backend.matmul(b.normed, Rows::All, &[store(l.q, b.q), store(l.k, b.k), store(l.v, b.v)]);
-    let (freqs, magnitude) = w.ropes[spec.rope];
-    backend.rope_append(&RopeAppend {
-        q: Some(b.q),
-        k: b.k,
-        v: b.v,
-        n_heads: c.n_heads,
-        q_norm: l.q_norm,
-        k_norm: l.k_norm,
-        eps: c.norm_eps,
-        freqs,
-        rope_dim: c.rope_dim,
-        pairs: c.rope_pairs,
-        magnitude,
-        cache,
-        layer,
-    });
+    backend.rope_append(&append(c, w, b, (cache, layer)));
     backend.attend(&Attend {
         q: b.q,
         cache,
@@ -129,7 +119,28 @@ fn block(
     join(backend, b, l.down, b.gated, l.post_ffn_norm, c.residual_scale)
 }
 
-fn store(linear: Linear, out: Buf) -> Product {
+/// Rotation of what `b.q`, `b.k` and `b.v` hold, and the layer's cache entries.
+pub(super) fn append(c: &ModelConfig, w: &Weights, b: &Buffers, (cache, layer): (Cache, usize)) -> RopeAppend {
+    let l = &w.layers[layer];
+    let (freqs, magnitude) = w.ropes[c.layers[layer].rope];
+    RopeAppend {
+        q: Some(b.q),
+        k: b.k,
+        v: b.v,
+        n_heads: c.n_heads,
+        q_norm: l.q_norm,
+        k_norm: l.k_norm,
+        eps: c.norm_eps,
+        freqs,
+        rope_dim: c.rope_dim,
+        pairs: c.rope_pairs,
+        magnitude,
+        cache,
+        layer,
+    }
+}
+
+pub(super) fn store(linear: Linear, out: Buf) -> Product {
     Product { weight: linear.weight, out, epilogue: Epilogue { bias: linear.bias, ..Epilogue::STORE } }
 }
 

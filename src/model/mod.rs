@@ -4,6 +4,7 @@ mod config;
 mod families;
 mod forward;
 mod perplexity;
+mod predict;
 mod weights;
 
 pub use config::{LayerConfig, ModelConfig, RopeConfig, RopeScaling};
@@ -46,6 +47,8 @@ pub struct Model {
     config: ModelConfig,
     backend: Box<dyn Backend>,
     weights: Weights,
+    /// Of a sidecar.
+    maps: Option<predict::Maps>,
     buffers: Buffers,
     kv: KvCache,
     plan: Plan,
@@ -123,7 +126,8 @@ impl Model {
             n_blocks: cache_tokens.div_ceil(BLOCK),
         };
         let kv = KvCache::new(&mut *backend, shape)?;
-        Ok(Model { config, backend, weights, buffers, kv, plan: Plan::default(), max_batch, context_length })
+        let (plan, maps) = (Plan::default(), None);
+        Ok(Model { config, backend, weights, maps, buffers, kv, plan, max_batch, context_length })
     }
 
     /// What the model is.

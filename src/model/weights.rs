@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::gguf::source::Source;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::quant;
+use crate::sidecar::Fingerprint;
 use std::ops::Range;
 
 /// All weights of a model.
@@ -22,6 +23,8 @@ pub(super) struct Weights {
     pub(super) layers: Vec<LayerWeights>,
     /// Angles `[rope_dim / 2]` and magnitude of each of [`ModelConfig::ropes`].
     pub(super) ropes: Vec<(Buf, f32)>,
+    /// Names the model.
+    pub(super) fingerprint: Fingerprint,
 }
 
 /// Weights of one layer.
@@ -82,8 +85,8 @@ pub(super) async fn load(
     config: &ModelConfig,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Weights> {
-    let total_bytes = gguf.tensors.iter().map(|t| t.n_bytes).sum();
-    let mut loader = Loader { gguf, sources, backend, progress, staging: Vec::new(), done_bytes: 0, total_bytes };
+    let mut loader = Loader::new(gguf, sources, backend, progress);
+    loader.fingerprint.set_types(gguf);
     let (dim, n_vocab) = (config.dim, config.n_vocab);
     let embeddings = loader.matrix("token_embd.weight", n_vocab, dim).await?;
     let mut layers = Vec::new();
@@ -107,8 +110,29 @@ pub(super) async fn load(
     }
     let norm = loader.vector("output_norm.weight", dim).await?;
     let head_bias = loader.opt_vector("output.bias", n_vocab).await?;
+    let (fingerprint, total_bytes) = (loader.fingerprint, loader.total_bytes);
     (loader.progress)(Progress { done_bytes: total_bytes, total_bytes });
-    Ok(Weights { embeddings, head, head_bias, norm, layers, ropes })
+    Ok(Weights { embeddings, head, head_bias, norm, layers, ropes, fingerprint })
+}
+
+/// Loads a sidecar's maps to keys and values of the layers behind `trunk`.
+pub(super) async fn maps(
+    gguf: &Gguf,
+    sources: &mut [Box<dyn Source>],
+    backend: &mut dyn Backend,
+    config: &ModelConfig,
+    trunk: usize,
+) -> Result<Vec<(Linear, Linear)>> {
+    let mut ignore = |_| {};
+    let mut loader = Loader::new(gguf, sources, backend, &mut ignore);
+    let rows = config.n_kv_heads * config.head_dim;
+    let mut maps = Vec::new();
+    for layer in trunk..config.layers.len() {
+        let k = loader.linear((format!("blk.{layer}.attn_k"), 0..rows, rows), config.dim).await?;
+        let v = loader.linear((format!("blk.{layer}.attn_v"), 0..rows, rows), config.dim).await?;
+        maps.push((k, v));
+    }
+    Ok(maps)
 }
 
 struct Loader<'a> {
@@ -117,6 +141,7 @@ struct Loader<'a> {
     backend: &'a mut dyn Backend,
     progress: &'a mut dyn FnMut(Progress),
     staging: Vec<u8>,
+    fingerprint: Fingerprint,
     done_bytes: u64,
     total_bytes: u64,
 }
@@ -130,6 +155,17 @@ impl<'a> Loader<'a> {
             self.gguf.tensor(&format!("blk.{layer}.attn_norm.weight")).map(|info| (info.part, info.offset))
         });
         layers
+    }
+
+    fn new(
+        gguf: &'a Gguf,
+        sources: &'a mut [Box<dyn Source>],
+        backend: &'a mut dyn Backend,
+        progress: &'a mut dyn FnMut(Progress),
+    ) -> Self {
+        let total_bytes = gguf.tensors.iter().map(|t| t.n_bytes).sum();
+        let (staging, fingerprint) = (Vec::new(), Fingerprint::default());
+        Loader { gguf, sources, backend, progress, staging, fingerprint, done_bytes: 0, total_bytes }
     }
 
     async fn layer(&mut self, c: &ModelConfig, layer: usize) -> Result<LayerWeights> {
@@ -238,6 +274,7 @@ impl<'a> Loader<'a> {
 
     async fn vector(&mut self, name: &str, len: usize) -> Result<Buf> {
         let values = self.floats(name, len).await?;
+        self.fingerprint.add(name, &self.staging);
         self.upload(&values)
     }
 

@@ -96,6 +96,11 @@ impl Pace {
         (self.target_ms - start) / per_row - writing
     }
 
+    /// Milliseconds that so many rows' worth of prompts take, once anything was measured.
+    pub fn ms(&self, rows: f64) -> Option<f64> {
+        self.line().map(|(_, per_row)| rows * per_row)
+    }
+
     /// Milliseconds of a step without rows, and of each row.
     fn line(&self) -> Option<(f64, f64)> {
         let one = |m: Mean| (0.0, m.ms / m.rows);

@@ -74,6 +74,8 @@ pub struct Body {
     pub ignore_eos: bool,
     /// Higher ones are admitted and read first; 0 by default.
     pub priority: Option<i32>,
+    /// `exact`, `fast`, `progressive` or `auto`; see [`crate::predict::Prefill`].
+    pub prefill: Option<String>,
 }
 
 /// The prompt of a completion.
@@ -154,6 +156,7 @@ impl Body {
             logprobs,
             ignore_eos: self.ignore_eos,
             priority: self.priority.unwrap_or(0),
+            prefill: self.prefill.as_deref().map(str::parse).transpose()?,
         };
         let prompts = self.tokens(engine, template)?;
         Ok(prompts.into_iter().map(|prompt| Request { prompt, ..request.clone() }).collect())
@@ -222,7 +225,7 @@ pub fn usage(usage: &Usage) -> Value {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "predicted_tokens": usage.predicted_tokens},
         "completion_tokens_details": {
             "accepted_prediction_tokens": usage.accepted_tokens,
             "rejected_prediction_tokens": usage.guessed_tokens - usage.accepted_tokens,

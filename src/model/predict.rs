@@ -1,0 +1,121 @@
+//! A sidecar's maps beside the weights, and the two forwards of KV prediction: through the trunk with the deeper layers'
+//! cache predicted, and through the deeper layers once more from the streams that the trunk left.
+
+use super::Model;
+use super::forward::{append, block, store};
+use super::weights::{self, Linear};
+use crate::backend::{Norm, Operand, RopeAppend, Rows, read};
+use crate::batch::Batch;
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::gguf::source::Source;
+use crate::kv::Again;
+use crate::sidecar::Sidecar;
+
+/// Maps of a sidecar.
+#[derive(Debug)]
+pub(super) struct Maps {
+    /// Layers of the trunk.
+    trunk: usize,
+    /// Input of the maps `[n, dim]`.
+    input: Operand,
+    /// Keys and values of every deeper layer, `[n_kv_heads * head_dim, dim]` each.
+    layers: Vec<(Linear, Linear)>,
+}
+
+impl Model {
+    /// Adds a sidecar, in place of the one before. Returns whether it was made for this very quantization.
+    ///
+    /// # Errors
+    /// See [`Sidecar::read`] and [`Sidecar::fits`]; [`crate::Kind::BadFile`] for missing tensors and wrong shapes,
+    /// [`crate::Kind::OutOfMemory`], and whatever the sources report. The model is as before then.
+    pub async fn add_sidecar(&mut self, gguf: &Gguf, sources: &mut [Box<dyn Source>]) -> Result<bool> {
+        let sidecar = Sidecar::read(gguf)?;
+        let same = sidecar.fits(self.weights.fingerprint, &self.config.name)?;
+        if !(1..self.config.layers.len()).contains(&sidecar.trunk) {
+            return Err(Error::bad_file(format!(
+                "a trunk of {} layers; the model has {}",
+                sidecar.trunk,
+                self.config.layers.len()
+            )));
+        }
+        let backend = &mut *self.backend;
+        let layers = weights::maps(gguf, sources, backend, &self.config, sidecar.trunk).await?;
+        let readers: Vec<_> = layers.iter().flat_map(|(k, v)| [k.weight, v.weight]).collect();
+        let input = backend.new_operand(self.max_batch, self.config.dim, &readers)?;
+        self.maps = Some(Maps { trunk: sidecar.trunk, input, layers });
+        Ok(same)
+    }
+
+    /// Layers of the sidecar's trunk, if there is a sidecar.
+    pub fn trunk(&self) -> Option<usize> {
+        self.maps.as_ref().map(|m| m.trunk)
+    }
+
+    /// Runs a batch through the trunk; the deeper layers' cache entries are predicted. `streams` becomes the residual stream
+    /// behind the trunk, `[batch, dim]`. There are no logits.
+    ///
+    /// # Errors
+    /// As for [`Model::forward`], and [`crate::Kind::InvalidRequest`] without a sidecar.
+    pub async fn forward_trunk(&mut self, batch: &Batch, streams: &mut Vec<f32>) -> Result<()> {
+        self.check(batch)?;
+        let mut plan = std::mem::take(&mut self.plan);
+        let planned = self.kv.plan(&mut *self.backend, batch, &mut plan);
+        self.plan = plan;
+        planned?;
+        let maps = self.maps.as_ref().ok_or_else(no_sidecar)?;
+        let (c, w, b) = (&self.config, &self.weights, &self.buffers);
+        let (backend, cache) = (&mut *self.backend, self.kv.cache());
+        backend.begin(&self.plan)?;
+        backend.embed(w.embeddings, c.embed_scale, b.x);
+        let mut delta = None;
+        for layer in 0..maps.trunk {
+            delta = block(backend, c, w, b, (cache, layer), delta);
+        }
+        // The deeper layers' entries. The norm is that of the first of them; it also completes the stream.
+        let weight = w.layers[maps.trunk].attn_norm;
+        backend.norm(&Norm { x: b.x, delta, weight, eps: c.norm_eps, out: maps.input, rows: Rows::All });
+        for (layer, (k, v)) in (maps.trunk..).zip(&maps.layers) {
+            backend.matmul(maps.input, Rows::All, &[store(*k, b.k), store(*v, b.v)]);
+            backend.rope_append(&RopeAppend { q: None, ..append(c, w, b, (cache, layer)) });
+        }
+        streams.resize(batch.len() * c.dim, 0.0);
+        read(backend, b.x, batch.len(), streams).await
+    }
+
+    /// Runs committed tokens once more and overwrites their cache entries: through the layers behind the trunk from their
+    /// `streams` `[n, dim]`, or, without streams, through all layers. `logits` as for [`Model::forward`].
+    ///
+    /// # Errors
+    /// As for [`Model::forward`] and [`crate::kv::KvCache::plan_again`].
+    pub async fn forward_again(
+        &mut self,
+        again: &[Again<'_>],
+        streams: Option<&[f32]>,
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
+        let n: usize = again.iter().map(|a| a.tokens.len()).sum();
+        let first = match streams {
+            None => 0,
+            Some(streams) if streams.len() == n * self.config.dim => self.trunk().ok_or_else(no_sidecar)?,
+            Some(_) => return Err(Error::invalid_request("as many streams as tokens are needed")),
+        };
+        if n == 0 || n > self.max_batch {
+            return Err(Error::invalid_request(format!("{n} tokens; 1 to {} are possible", self.max_batch)));
+        }
+        let mut plan = std::mem::take(&mut self.plan);
+        let mut result = self.kv.plan_again(again, &mut plan);
+        if let (Ok(()), Some(streams)) = (&result, streams) {
+            result = self.backend.write(self.buffers.x, 0, streams);
+        }
+        if result.is_ok() {
+            result = self.run(&mut plan, first..self.config.layers.len(), logits).await;
+        }
+        self.plan = plan;
+        result
+    }
+}
+
+fn no_sidecar() -> Error {
+    Error::invalid_request("predicting needs a sidecar")
+}

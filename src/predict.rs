@@ -1,0 +1,130 @@
+//! METHOD: KV prediction (arXiv 2410.08391), with the base's own first layers as the auxiliary model.
+//!
+//! A long prompt goes through the trunk only; linear maps ([`crate::sidecar`]) predict the deeper layers' keys and values from
+//! the stream behind it. The first tokens ([`SINKS`]: attention sinks, whose keys are outliers) and the last ones ([`TAIL`])
+//! go through all layers, and the last one gives the first word.
+//!
+//! - [`Prefill::Fast`] leaves it at that.
+//! - [`Prefill::Progressive`] goes on reading exactly, in chunks between the steps of the answer, from the streams that the
+//!   trunk left, so that no work is done twice but the tail's. Words already sent stay; once the prompt is done, their
+//!   entries are made exact too, and from then on the cache is that of the base having read prompt and words.
+//!
+//! The trunk's own entries are exact from the start. Predicted entries are never shared with other requests.
+
+use crate::error::{Error, Result};
+use crate::model::ModelConfig;
+use std::ops::Range;
+
+/// First tokens of a text that go through all layers.
+pub const SINKS: usize = 4;
+
+/// Last tokens of a prompt that go through all layers at once.
+pub const TAIL: usize = 32;
+
+/// Tokens to read from which on predicting is worth its parts: with fewer, tail and sinks are most of it.
+pub const LEAST: usize = 128;
+
+/// Tokens to read, and milliseconds saved, from which on [`Prefill::Auto`] predicts.
+const AUTO: (usize, f64) = (256, 250.0);
+
+/// Tokens of the exact reading between two steps of an answer, at least and at most: fewer read all weights for little,
+/// more keep the reader waiting without being faster.
+pub const CHUNK: Range<usize> = 16..128;
+
+/// How a prompt is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Prefill {
+    /// By the whole model.
+    #[default]
+    Exact,
+    /// Predicted; the answer begins early and goes on from the prediction.
+    Fast,
+    /// Predicted at first; the answer begins early, and the exact reading goes on behind it.
+    Progressive,
+    /// [`Prefill::Progressive`] where much time is saved, otherwise exact.
+    Auto,
+}
+
+impl std::str::FromStr for Prefill {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Prefill> {
+        match text {
+            "exact" => Ok(Prefill::Exact),
+            "fast" => Ok(Prefill::Fast),
+            "progressive" => Ok(Prefill::Progressive),
+            "auto" => Ok(Prefill::Auto),
+            _ => {
+                Err(Error::invalid_request(format!("prefill is {text:?}; it may be exact, fast, progressive or auto")))
+            }
+        }
+    }
+}
+
+impl Prefill {
+    /// What is done for `n` tokens to read: whether to predict, and whether to read exactly afterwards. `saved` estimates
+    /// the milliseconds that predicting saves, where speeds are known.
+    pub fn of(self, n: usize, saved: Option<f64>) -> Option<bool> {
+        match self {
+            Prefill::Exact => None,
+            Prefill::Fast => (n >= LEAST).then_some(false),
+            Prefill::Progressive => (n >= LEAST).then_some(true),
+            Prefill::Auto => (n >= AUTO.0 && saved.is_none_or(|ms| ms >= AUTO.1)).then_some(true),
+        }
+    }
+}
+
+/// Work of reading a token through a trunk and the maps, as a share of all layers' (multiply-adds of weights).
+pub fn share(c: &ModelConfig, trunk: usize) -> f64 {
+    let (q_dim, kv_dim) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
+    let layer = c.dim * (2 * q_dim + 2 * kv_dim + 3 * c.ff_dim);
+    let n = c.layers.len();
+    (trunk * layer + (n - trunk) * 2 * kv_dim * c.dim) as f64 / (n * layer) as f64
+}
+
+/// A prompt that is being read by prediction.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// Whether the exact reading follows.
+    pub progressive: bool,
+    /// The tokens that the trunk reads; everything before is exact.
+    pub tokens: Range<usize>,
+    /// Streams behind the trunk `[tokens read, dim]`.
+    pub streams: Vec<f32>,
+    /// Leading tokens of the text whose entries are exact in all layers.
+    pub exact: usize,
+    /// Whether the tail has been read.
+    pub begun: bool,
+}
+
+impl Reading {
+    /// Begins to read `tokens`.
+    pub fn new(progressive: bool, tokens: Range<usize>) -> Self {
+        Reading { progressive, exact: tokens.start, tokens, streams: Vec::new(), begun: false }
+    }
+
+    /// The sinks and the tail, which are to go through all layers once the trunk is through.
+    pub fn ends(&self) -> [Range<usize>; 2] {
+        let Range { start, end } = self.tokens;
+        let sinks = start..SINKS.clamp(start, end);
+        let tail = end.saturating_sub(TAIL).max(sinks.end)..end;
+        [sinks, tail]
+    }
+
+    /// Notes that the ends have been read.
+    pub fn begin(&mut self) {
+        self.begun = true;
+        self.exact = self.ends()[0].end;
+    }
+
+    /// The next at most `n` tokens of the prompt to make exact.
+    pub fn next(&self, n: usize) -> Range<usize> {
+        let n = if self.begun && self.progressive { n } else { 0 };
+        self.exact..(self.exact + n).min(self.tokens.end).max(self.exact)
+    }
+
+    /// Streams of some of the tokens.
+    pub fn streams(&self, tokens: Range<usize>, dim: usize) -> &[f32] {
+        &self.streams[(tokens.start - self.tokens.start) * dim..(tokens.end - self.tokens.start) * dim]
+    }
+}

@@ -1,0 +1,104 @@
+//! The sidecar: a small GGUF file beside a base model, for KV prediction (design in docs/kv-prediction.md).
+//!
+//! Architecture `foreword-sidecar`. The *trunk* is the base's own first layers; the sidecar adds linear maps from the
+//! normed residual stream behind the trunk to keys (before norm and rotation) and values of every deeper layer.
+//!
+//! | key | what |
+//! |---|---|
+//! | `foreword-sidecar.trunk_layers` | u32: layers of the trunk |
+//! | `foreword-sidecar.base.norms` | string: fingerprint of the base's norm weights, 16 hex digits |
+//! | `foreword-sidecar.base.tensors` | string: fingerprint of the base's tensor list with its types |
+//!
+//! | tensor | shape |
+//! |---|---|
+//! | `blk.L.attn_k.weight`, `blk.L.attn_v.weight` | `[n_kv_heads * head_dim, dim]`, any type, every `L` behind the trunk |
+//! | `blk.L.attn_k.bias`, `blk.L.attn_v.bias` | `[n_kv_heads * head_dim]`, optional |
+//!
+//! Every quantization of a base keeps its norms as they are, so their fingerprint names the base; the types name the
+//! quantization. With another quantization the maps still fit, a little worse.
+
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+
+/// `general.architecture` of a sidecar.
+pub const ARCHITECTURE: &str = "foreword-sidecar";
+
+/// Which base a sidecar was made for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// Sum of the FNV-1a hashes of name and bytes of every tensor `*norm.weight`.
+    pub norms: u64,
+    /// Sum of the FNV-1a hashes of `name:type` of every tensor.
+    pub tensors: u64,
+}
+
+impl Fingerprint {
+    /// Adds a tensor's data; only norms count.
+    pub fn add(&mut self, name: &str, bytes: &[u8]) {
+        if name.ends_with("norm.weight") {
+            self.norms = self.norms.wrapping_add(fnv1a(bytes, fnv1a(name.as_bytes(), OFFSET)));
+        }
+    }
+
+    /// Sets what follows from the header.
+    pub fn set_types(&mut self, gguf: &Gguf) {
+        let hashes = gguf.tensors.iter().map(|t| fnv1a(format!("{}:{}", t.name, t.ty.id()).as_bytes(), OFFSET));
+        self.tensors = hashes.fold(0, u64::wrapping_add);
+    }
+}
+
+/// FNV-1a's offset basis and prime, 64 bits.
+const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const PRIME: u64 = 0x0000_0100_0000_01b3;
+
+fn fnv1a(bytes: &[u8], start: u64) -> u64 {
+    bytes.iter().fold(start, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
+}
+
+/// The header of a sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sidecar {
+    /// Layers of the trunk.
+    pub trunk: usize,
+    /// Of its base.
+    pub base: Fingerprint,
+}
+
+impl Sidecar {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// [`crate::Kind::InvalidRequest`] for a file that is no sidecar, [`crate::Kind::BadFile`] for missing or wrong keys.
+    pub fn read(gguf: &Gguf) -> Result<Sidecar> {
+        let architecture = gguf.metadata.str("general.architecture")?;
+        if architecture != ARCHITECTURE {
+            return Err(Error::invalid_request(format!(
+                "a sidecar has the architecture {ARCHITECTURE}, but this file is a {architecture} model"
+            )));
+        }
+        let hash = |key: &str| -> Result<u64> {
+            let text = gguf.metadata.str(key)?;
+            u64::from_str_radix(text, 16)
+                .map_err(|e| Error::bad_file(format!("{key} is {text:?}, not 16 hex digits")).caused_by(e))
+        };
+        let trunk = gguf.metadata.u32("foreword-sidecar.trunk_layers")? as usize;
+        let base = Fingerprint {
+            norms: hash("foreword-sidecar.base.norms")?,
+            tensors: hash("foreword-sidecar.base.tensors")?,
+        };
+        Ok(Sidecar { trunk, base })
+    }
+
+    /// Whether the sidecar fits a base; `false` for another quantization of it.
+    ///
+    /// # Errors
+    /// [`crate::Kind::InvalidRequest`] for another model.
+    pub fn fits(&self, base: Fingerprint, name: &str) -> Result<bool> {
+        if self.base.norms != base.norms {
+            return Err(Error::invalid_request(format!(
+                "the sidecar was made for another model than {name}; leave it out, or take the one for this model"
+            )));
+        }
+        Ok(self.base.tensors == base.tensors)
+    }
+}

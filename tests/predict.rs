@@ -1,0 +1,288 @@
+//! KV prediction: after the hand-over, a progressive answer is the base's own continuation bit for bit; predicted entries
+//! reach nobody else; a sidecar that does not fit is refused.
+
+mod common;
+
+use common::random::Random;
+use common::{data, open, open_source, read};
+use foreword::Kind;
+use foreword::backend::CacheType;
+use foreword::backend::cpu::Cpu;
+use foreword::batch::Batch;
+use foreword::engine::{Engine, Event, Request, RequestId};
+use foreword::gguf::source::{BytesSource, Source};
+use foreword::gguf::write::{Tensor, to_bytes};
+use foreword::gguf::{Metadata, Value};
+use foreword::model::{Model, ModelOptions, config_of};
+use foreword::predict::Prefill;
+use foreword::quant::TensorType;
+use foreword::sample::{Params, log_probabilities};
+use foreword::sidecar::{ARCHITECTURE, Fingerprint};
+use foreword::speculate::Mode;
+use foreword::speculate::draft::Ngram;
+use std::collections::HashMap;
+
+const VOCAB: usize = 264;
+
+fn options(cache_type: CacheType) -> ModelOptions {
+    ModelOptions { context_length: Some(512), cache_type, cache_tokens: Some(4096), max_batch: 48 }
+}
+
+/// Fingerprint of a model, from its file.
+fn fingerprint(model: &str) -> Fingerprint {
+    let (gguf, mut sources) = open(&data(&format!("models/{model}.gguf")));
+    let mut found = Fingerprint::default();
+    found.set_types(&gguf);
+    for t in &gguf.tensors {
+        let mut bytes = vec![0; t.n_bytes as usize];
+        pollster::block_on(sources[t.part].read_at(t.offset, &mut bytes)).expect("bytes");
+        found.add(&t.name, &bytes);
+    }
+    found
+}
+
+/// A sidecar with a trunk of one layer and maps of noise, for a model with this fingerprint.
+fn sidecar(model: &str, base: Fingerprint) -> Vec<u8> {
+    let (gguf, _) = open(&data(&format!("models/{model}.gguf")));
+    let config = config_of(&gguf, None).expect("a config");
+    let (rows, cols) = (config.n_kv_heads * config.head_dim, config.dim);
+    let mut r = Random::new(5);
+    let mut metadata = Metadata::default();
+    metadata.insert("general.architecture", Value::String(ARCHITECTURE.into()));
+    metadata.insert("foreword-sidecar.trunk_layers", Value::Unsigned(1));
+    metadata.insert("foreword-sidecar.base.norms", Value::String(format!("{:016x}", base.norms)));
+    metadata.insert("foreword-sidecar.base.tensors", Value::String(format!("{:016x}", base.tensors)));
+    let names: Vec<String> = (1..config.layers.len())
+        .flat_map(|l| [format!("blk.{l}.attn_k.weight"), format!("blk.{l}.attn_v.weight")])
+        .collect();
+    let noise: Vec<Vec<u8>> = names
+        .iter()
+        .map(|_| (0..rows * cols).flat_map(|_| (r.below(1000) as f32 / 2000.0 - 0.25).to_le_bytes()).collect())
+        .collect();
+    let dims = [cols as u64, rows as u64];
+    let tensors: Vec<Tensor> =
+        names.iter().zip(&noise).map(|(name, data)| Tensor { name, ty: TensorType::F32, dims: &dims, data }).collect();
+    to_bytes(&metadata, &tensors).expect("a file")
+}
+
+fn engine(model: &str, cache_type: CacheType) -> Engine {
+    let sources = vec![open_source(&data(&format!("models/{model}.gguf")))];
+    let cpu = Box::new(Cpu::new(2));
+    pollster::block_on(Engine::load(sources, cpu, &options(cache_type), || 0.0, &mut |_| {})).expect("a sound model")
+}
+
+fn add(engine: &mut Engine, bytes: Vec<u8>) -> foreword::Result<bool> {
+    let sources: Vec<Box<dyn Source>> = vec![Box::new(BytesSource(bytes))];
+    pollster::block_on(engine.add_sidecar(sources))
+}
+
+fn early(model: &str, cache_type: CacheType) -> Engine {
+    let mut engine = engine(model, cache_type);
+    assert!(add(&mut engine, sidecar(model, fingerprint(model))).expect("a sidecar"), "the very quantization");
+    engine
+}
+
+fn prompt(seed: u64, n: usize) -> Vec<u32> {
+    let mut r = Random::new(seed);
+    (0..n).map(|_| 3 + r.below(260) as u32).collect()
+}
+
+fn request(prompt: &[u32], prefill: Prefill, n: usize) -> Request {
+    let params = Params { temperature: 0.0, ..Params::default() };
+    Request {
+        prompt: prompt.to_vec(),
+        params,
+        max_tokens: Some(n),
+        logprobs: Some(VOCAB),
+        ignore_eos: true,
+        prefill: Some(prefill),
+        ..Request::default()
+    }
+}
+
+/// What came of a request: tokens, their log-probabilities, and from which token on the cache was exact.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Answer {
+    tokens: Vec<u32>,
+    logprobs: Vec<Vec<(u32, f32)>>,
+    exact_from: Option<usize>,
+    cached: usize,
+    predicted: usize,
+}
+
+fn run(engine: &mut Engine, requests: Vec<Request>) -> Vec<Answer> {
+    let ids: Vec<RequestId> = requests.into_iter().map(|r| engine.submit(r).expect("a request")).collect();
+    let mut answers: HashMap<RequestId, Answer> = HashMap::new();
+    let mut events = Vec::new();
+    while !engine.is_idle() {
+        pollster::block_on(engine.step(&mut events)).expect("a step");
+        for event in events.drain(..) {
+            match event {
+                Event::Token(id, t) => {
+                    let answer = answers.entry(id).or_default();
+                    answer.tokens.push(t.token);
+                    answer.logprobs.push(t.logprobs.expect("asked for").1);
+                }
+                Event::Done(id, done) => {
+                    let answer = answers.entry(id).or_default();
+                    answer.cached = done.usage.cached_tokens;
+                    answer.predicted = done.usage.predicted_tokens;
+                }
+                Event::Failed(_, error) => panic!("{error}"),
+            }
+        }
+        for id in &ids {
+            let answer = answers.entry(*id).or_default();
+            if answer.exact_from.is_none() && !answer.tokens.is_empty() && !engine.is_predicted(*id) {
+                answer.exact_from = Some(answer.tokens.len());
+            }
+        }
+    }
+    ids.iter().map(|id| answers.remove(id).expect("an answer")).collect()
+}
+
+/// Checks an answer's tokens from `from` on against a fresh model that reads prompt and words exactly, in one go.
+fn check_exact(model: &str, cache_type: CacheType, prompt: &[u32], answer: &Answer, from: usize) {
+    let path = data(&format!("models/{model}.gguf"));
+    let options = ModelOptions { max_batch: 512, ..options(cache_type) };
+    let mut fresh: Model = common::load(&path, &options, Cpu::new(1));
+    let seq = fresh.kv_mut().new_seq();
+    let text: Vec<u32> = prompt.iter().chain(&answer.tokens).copied().collect();
+    let mut logits = Vec::new();
+    for i in 0..answer.tokens.len() {
+        let n = fresh.kv().len(seq);
+        let mut batch = Batch::new();
+        batch.push_run(seq, &text[n..prompt.len() + i], true);
+        pollster::block_on(fresh.forward(&batch, &mut logits)).expect("a forward");
+        fresh.kv_mut().commit_run(seq).expect("a commit");
+        if i >= from {
+            let (_, expected) = log_probabilities(&logits, answer.tokens[i], VOCAB);
+            assert_eq!(answer.logprobs[i], expected, "{model}: token {i} of the answer");
+        }
+    }
+}
+
+#[test]
+fn after_the_hand_over_answers_are_the_base_own_bit_for_bit() {
+    for (model, cache_type) in
+        [("llama", CacheType::F32), ("llama", CacheType::F16), ("gemma3", CacheType::F16), ("qwen3", CacheType::F16)]
+    {
+        let mut engine = early(model, cache_type);
+        let prompt = prompt(1, 300);
+        let answer = run(&mut engine, vec![request(&prompt, Prefill::Progressive, 60)]).remove(0);
+        assert!(answer.predicted > 200, "{} predicted", answer.predicted);
+        let from = answer.exact_from.expect("a hand-over");
+        assert!((2..50).contains(&from), "{model}: exact from token {from} on");
+        check_exact(model, cache_type, &prompt, &answer, from);
+        // Prediction by noise is no good, so words before are others than the base's.
+        let exact = run(&mut engine, vec![request(&prompt, Prefill::Exact, 4)]).remove(0);
+        assert_ne!(exact.logprobs[0], answer.logprobs[0], "{model}: the first word came of the prediction");
+    }
+}
+
+#[test]
+fn predicted_entries_reach_nobody_else() {
+    let mut engine = early("llama", CacheType::F16);
+    let text = prompt(2, 200);
+    let exact = run(&mut engine, vec![request(&text, Prefill::Exact, 8)]).remove(0);
+    engine.clear_cache();
+    let fast = run(&mut engine, vec![request(&text, Prefill::Fast, 8)]).remove(0);
+    assert_eq!(fast.exact_from, Some(8), "only when it is over");
+    // Behind it, and beside one that is under way.
+    let again = run(&mut engine, vec![request(&text, Prefill::Exact, 8)]).remove(0);
+    assert!(again.cached <= foreword::predict::SINKS, "{} cached", again.cached);
+    assert_eq!(again.logprobs, exact.logprobs);
+    engine.clear_cache();
+    let both = run(&mut engine, vec![request(&text, Prefill::Fast, 30), request(&text, Prefill::Exact, 8)]);
+    assert_eq!(both[1].logprobs, exact.logprobs);
+    assert_eq!(both[0].logprobs[..8], fast.logprobs);
+    // What a progressive answer has made exact is reused.
+    engine.clear_cache();
+    run(&mut engine, vec![request(&text, Prefill::Progressive, 60)]);
+    let again = run(&mut engine, vec![request(&text, Prefill::Exact, 8)]).remove(0);
+    assert_eq!((again.cached, again.logprobs), (199, exact.logprobs));
+}
+
+#[test]
+fn packed_with_others_everything_is_as_alone() {
+    let modes = [Prefill::Progressive, Prefill::Exact, Prefill::Fast, Prefill::Progressive, Prefill::Exact];
+    let requests: Vec<Request> =
+        modes.iter().enumerate().map(|(i, &mode)| request(&prompt(10 + i as u64, 130 + 40 * i), mode, 40)).collect();
+    for speculate in [false, true] {
+        let mut engine = early("llama", CacheType::F16);
+        if speculate {
+            let mode: Mode = "rsd-s:6".parse().expect("a form");
+            engine.speculate(Box::new(Ngram), mode).expect("a drafter");
+        }
+        let together = run(&mut engine, requests.clone());
+        for (request, answer) in requests.iter().zip(&together) {
+            match request.prefill {
+                Some(Prefill::Progressive) => {
+                    let from = answer.exact_from.expect("a hand-over");
+                    assert!(from < 40, "no hand-over in {from} tokens");
+                    check_exact("llama", CacheType::F16, &request.prompt, answer, from);
+                }
+                _ => {
+                    let alone = run(&mut early("llama", CacheType::F16), vec![request.clone()]).remove(0);
+                    assert_eq!(answer.logprobs, alone.logprobs);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn little_memory_and_cancelling_end_well() {
+    let sources = vec![open_source(&data("models/llama.gguf"))];
+    let options = ModelOptions { cache_tokens: Some(512), ..options(CacheType::F16) };
+    let cpu = Box::new(Cpu::new(1));
+    let mut engine =
+        pollster::block_on(Engine::load(sources, cpu, &options, || 0.0, &mut |_| {})).expect("a sound model");
+    add(&mut engine, sidecar("llama", fingerprint("llama"))).expect("a sidecar");
+    let free = engine.model().kv().free_blocks();
+    let mut r = Random::new(3);
+    for round in 0..6 {
+        let mut ids = Vec::new();
+        for i in 0..6 {
+            let mode = [Prefill::Progressive, Prefill::Fast, Prefill::Exact][r.below(3)];
+            let request = request(&prompt(round * 10 + i, 100 + r.below(200)), mode, 1 + r.below(120));
+            ids.push(engine.submit(request).expect("a request"));
+        }
+        let mut events = Vec::new();
+        let mut steps = 0;
+        while !engine.is_idle() {
+            pollster::block_on(engine.step(&mut events)).expect("a step");
+            steps += 1;
+            assert!(steps < 5000, "no end");
+            if r.below(20) == 0 {
+                engine.cancel(ids[r.below(ids.len())]);
+            }
+        }
+        let done = events.iter().filter(|e| matches!(e, Event::Done(..))).count();
+        assert_eq!(done, ids.len());
+    }
+    engine.clear_cache();
+    assert_eq!(engine.model().kv().free_blocks(), free, "blocks were lost");
+}
+
+#[test]
+fn sidecars_that_do_not_fit_are_refused() {
+    let mut engine = engine("llama", CacheType::F16);
+    let text = prompt(4, 150);
+    let refused = engine.submit(request(&text, Prefill::Fast, 4)).expect_err("no sidecar yet");
+    assert_eq!(refused.kind(), Kind::InvalidRequest);
+    let mine = fingerprint("llama");
+    let other = Fingerprint { norms: mine.norms ^ 1, ..mine };
+    assert_eq!(add(&mut engine, sidecar("llama", other)).expect_err("another base").kind(), Kind::InvalidRequest);
+    let quantization = Fingerprint { tensors: mine.tensors ^ 1, ..mine };
+    assert!(!add(&mut engine, sidecar("llama", quantization)).expect("another quantization is allowed"));
+    let good = sidecar("llama", mine);
+    for n in [0, 3, 100, good.len() / 2, good.len() - 1] {
+        let error = add(&mut engine, good[..n].to_vec()).expect_err("truncated");
+        assert_eq!(error.kind(), Kind::BadFile, "{error}");
+    }
+    let model = read(&data("models/llama.gguf"));
+    assert_eq!(add(&mut engine, model).expect_err("no sidecar").kind(), Kind::InvalidRequest);
+    // The sidecar from before is still there.
+    assert_eq!(run(&mut engine, vec![request(&text, Prefill::Fast, 4)])[0].tokens.len(), 4);
+}
