@@ -63,6 +63,12 @@ export function pull(name = DEFAULT_MODEL) {
   return { [path.basename(file)]: file };
 }
 
+/** The sidecars of the repository. */
+export function sidecars(folder = path.join(root, 'models')) {
+  const names = fs.existsSync(folder) ? fs.readdirSync(folder).filter((name) => name.endsWith('.sidecar.gguf')) : [];
+  return Object.fromEntries(names.map((name) => [name, path.join(folder, name)]));
+}
+
 async function main() {
   const { values } = parseArgs({ options: { build: { type: 'boolean' }, port: { type: 'string', default: '8080' } } });
   if (values.build) {
@@ -73,7 +79,7 @@ async function main() {
     run('npm', ['--prefix', 'www', 'run', 'build'], shown);
   }
   try {
-    await serve({ models: pull(), port: Number(values.port) });
+    await serve({ models: { ...pull(), ...sidecars() }, port: Number(values.port) });
   } catch (error) {
     if (error.code !== 'EADDRINUSE') throw error;
     console.error(`error: port ${values.port} is taken\nhint: npm --prefix www run demo -- --port ${Number(values.port) + 1}`);

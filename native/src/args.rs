@@ -44,6 +44,9 @@ pub(crate) enum Command {
     /// Measure the perplexity of a text, by llama.cpp's chunking
     #[command(after_help = "Example:\n  foreword perplexity smollm2-135m --file wiki.txt --context 512 --chunks 40")]
     Perplexity(PerplexityArgs),
+    /// Measure how good answers are that begin early
+    #[command(subcommand)]
+    Eval(EvalCommand),
     /// Show the tokens of a text
     #[command(
         after_help = "Examples:\n  foreword tokenize smollm2-135m --text \"Hello, world!\"\n  foreword tokenize smollm2-135m --parse-special --json < prompt.txt"
@@ -249,6 +252,31 @@ pub(crate) enum BenchCommand {
         after_help = "Examples:\n  foreword bench speculate smollm2-135m --dataset prompts.jsonl --limit 26 --threads 2\n  foreword bench speculate big.gguf --draft small.gguf --dataset prompts.jsonl --temperature 0.7 --json"
     )]
     Speculate(SpeculateArgs),
+    /// Measure the time to the first word, exactly and by prediction
+    #[command(
+        after_help = "Example:\n  foreword bench ttft smollm2-135m --prompt-tokens 128,256,512,1024,2048 --threads 2 --json"
+    )]
+    Ttft(TtftArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TtftArgs {
+    /// Path, name, address or hf:owner/repo/file.gguf
+    pub(crate) model: String,
+    /// Lengths of prompts, by commas
+    #[arg(long, value_delimiter = ',', value_name = "LIST", default_value = "128,256,512,1024,2048")]
+    pub(crate) prompt_tokens: Vec<usize>,
+    /// Repetitions; medians are reported
+    #[arg(long, default_value_t = 3, value_name = "R")]
+    pub(crate) reps: usize,
+    /// What predicts: the model's sidecar; by default the one beside the model, or in models/
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sidecar: Option<PathBuf>,
+    /// One JSON object on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
 }
 
 #[derive(Debug, Args)]
@@ -279,6 +307,51 @@ pub(crate) struct SpeculateArgs {
     /// Most tokens of an answer
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub(crate) max_tokens: usize,
+    /// One JSON object on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EvalCommand {
+    /// Compare KV prediction with exact reading and with pruning: likelihood and next-token agreement behind a context,
+    /// accuracy on multiple-choice questions
+    #[command(
+        after_help = "Example:\n  foreword eval kv-prediction smollm2-135m --file wiki.txt --trivia trivia.jsonl --threads 2 --json"
+    )]
+    KvPrediction(KvPredictionArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KvPredictionArgs {
+    /// Path, name, address or hf:owner/repo/file.gguf
+    pub(crate) model: String,
+    /// Text file
+    #[arg(long, value_name = "F")]
+    pub(crate) file: Option<PathBuf>,
+    /// Share of the text that is left out at its beginning, because the sidecar was fitted to it
+    #[arg(long, default_value_t = 0.0, value_name = "X")]
+    pub(crate) skip: f64,
+    /// Windows of the text
+    #[arg(long, default_value_t = 24, value_name = "N")]
+    pub(crate) chunks: usize,
+    /// Tokens of a window's context
+    #[arg(long, default_value_t = 448, value_name = "TOKENS")]
+    pub(crate) context_tokens: usize,
+    /// Tokens behind it that are scored
+    #[arg(long, default_value_t = 64, value_name = "TOKENS")]
+    pub(crate) scored: usize,
+    /// Questions as JSON lines: question, choices, answer
+    #[arg(long, value_name = "F")]
+    pub(crate) trivia: Option<PathBuf>,
+    /// Questions that are asked
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub(crate) questions: usize,
+    /// What predicts (several times); by default the sidecar beside the model, or in models/
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sidecar: Vec<PathBuf>,
     /// One JSON object on standard output
     #[arg(long)]
     pub(crate) json: bool,

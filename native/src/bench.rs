@@ -2,6 +2,7 @@
 
 mod prefill;
 mod speculate;
+mod ttft;
 
 use crate::args::{BenchArgs, BenchCommand, CacheArg, LoadArgs, PerplexityArgs};
 use crate::{load, term};
@@ -16,6 +17,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
     match &args.command {
         Some(BenchCommand::Prefill(args)) => return prefill::prefill(args),
         Some(BenchCommand::Speculate(args)) => return speculate::speculate(args),
+        Some(BenchCommand::Ttft(args)) => return ttft::ttft(args),
         None => {}
     }
     let (prompt, generate) = (args.prompt_tokens, args.gen_tokens);

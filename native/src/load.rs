@@ -97,6 +97,13 @@ pub(crate) fn prefill(engine: &mut Engine, model: &str, args: &PrefillModeArgs) 
     engine.set_prefill(args.prefill)
 }
 
+/// Adds the sidecar in `path`, or the one that is found.
+pub(crate) fn need_sidecar(engine: &mut Engine, model: &str, path: Option<&Path>) -> Result<()> {
+    let found = path.map_or_else(|| store::sidecar(model), |path| Ok(Some(path.to_path_buf())))?;
+    let none = || Error::invalid_request(format!("there is no sidecar of {model}; name one with --sidecar"));
+    add_sidecar(engine, &found.ok_or_else(none)?)
+}
+
 /// Adds the sidecar in a file.
 pub(crate) fn add_sidecar(engine: &mut Engine, path: &Path) -> Result<()> {
     let same = pollster::block_on(engine.add_sidecar(sources(path)?)).map_err(|e| e.at(path.display()))?;

@@ -5,6 +5,7 @@ mod batch;
 mod bench;
 mod chat;
 mod download;
+mod eval;
 mod inspect;
 mod load;
 mod package;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Command::Batch(args) => batch::batch(args),
         Command::Bench(args) => bench::bench(args),
         Command::Perplexity(args) => bench::perplexity(args),
+        Command::Eval(args) => eval::eval(args),
         Command::Tokenize(args) => inspect::tokenize(args),
         Command::Inspect(args) => inspect::inspect(args),
     };

@@ -4,7 +4,7 @@
  * is `{lock: name}`, a Web Lock that it holds for as long as it lives.
  */
 import { ForewordError, type ErrorData } from './error.js';
-import type { BenchmarkOptions, BenchmarkResult, CachedModel, LoadProgress, ModelInfo, Speculation, Stats } from './types.js';
+import type { BenchmarkOptions, BenchmarkResult, CachedModel, LoadProgress, ModelInfo, Prefill, Speculation, Stats } from './types.js';
 
 /** A model's files as the worker gets them. */
 export type Input = { blob: Blob } | { url: string; fallbacks: string[]; sha256?: string; bytes?: number };
@@ -16,6 +16,7 @@ export interface LoadArgs {
   contextLength?: number;
   kvCache?: string;
   speculate?: Speculation;
+  early?: { sidecar: Input; prefill: Prefill };
   cache: boolean;
 }
 

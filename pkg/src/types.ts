@@ -14,6 +14,10 @@ export interface LoadOptions {
   kvCache?: 'f16' | 'q8_0';
   /** Guess the next tokens and check them together: the same answers, sooner where the text repeats itself. Off by default. */
   speculate?: 'auto' | false | Speculation;
+  /** A sidecar of this model: with it, answers to long prompts can begin early. */
+  sidecar?: string | URL | Blob;
+  /** How prompts are read whose request does not say; `auto` with a sidecar, otherwise `exact`. */
+  prefill?: Prefill;
   onProgress?: (progress: LoadProgress) => void;
   /** Cancels the load; a partial download is kept and resumed by the next one. */
   signal?: AbortSignal;
@@ -26,6 +30,12 @@ export interface LoadOptions {
   /** Where this package's `worker.js` and `.wasm` files lie, if the bundler does not find them (esbuild). */
   assets?: string | URL;
 }
+
+/**
+ * `exact`: by the whole model. `fast`: the answer begins early, from a predicted cache. `progressive`: the same, and the exact
+ * reading goes on behind the first words. `auto`: progressive where it saves much time.
+ */
+export type Prefill = 'exact' | 'fast' | 'progressive' | 'auto';
 
 export interface Speculation {
   /** What guesses: the text itself (default), or the model's first layers. */
@@ -60,6 +70,8 @@ export interface ModelInfo {
   /** Instruction set. */
   device: string;
   threads: number;
+  /** The sidecar, if one was loaded, and whether it was made for this very quantization of the model. */
+  sidecar?: { sameQuantization: boolean };
   /** Why only one thread runs, where more were possible in another setting. */
   threadsLimitedBy?: 'not_isolated' | 'no_relaxed_simd';
   fileBytes: number;
@@ -135,6 +147,8 @@ export interface SamplingOptions {
   n?: 1;
   stream_options?: { include_usage?: boolean };
   ignore_eos?: boolean;
+  /** See {@link LoadOptions.prefill}. */
+  prefill?: Prefill;
 }
 
 export interface ChatCompletionRequest extends SamplingOptions {
@@ -156,8 +170,8 @@ export interface Usage {
   prompt_tokens: number;
   completion_tokens: number;
   total_tokens: number;
-  /** Tokens of the prompt that an earlier answer left in the KV cache. */
-  prompt_tokens_details: { cached_tokens: number };
+  /** Tokens of the prompt that an earlier answer left in the KV cache; tokens that were predicted when the answer began. */
+  prompt_tokens_details: { cached_tokens: number; predicted_tokens: number };
   /** Guesses that became part of the answer, and those that did not. */
   completion_tokens_details: { accepted_prediction_tokens: number; rejected_prediction_tokens: number };
   timings: { ttft_ms: number; decode_ms: number; prefill_tok_s: number; decode_tok_s: number };

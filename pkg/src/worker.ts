@@ -62,9 +62,10 @@ async function load(args: LoadArgs, { part, signal }: CallContext<'load'>): Prom
     kernel = await starting;
     checkSize(sizeOf(files));
     session = await whole(files, () => build(kernel!, files, args, context));
+    const sidecar = args.early && { sidecar: { sameQuantization: await addSidecar(session, args.early, args.cache, context.signal) } };
     const limit = kernel.limitedBy;
     const cached = files.every((file) => file.cached);
-    loaded = { ...JSON.parse(session.info()), ...(limit && { threadsLimitedBy: limit }), fileBytes: sizeOf(files), cached, loadMs: performance.now() - begun };
+    loaded = { ...JSON.parse(session.info()), ...sidecar, ...(limit && { threadsLimitedBy: limit }), fileBytes: sizeOf(files), cached, loadMs: performance.now() - begun };
     return loaded!;
   } catch (error) {
     stop.abort(error);
@@ -107,6 +108,17 @@ async function build({ Session, threads, start }: Kernel, files: Arriving[], arg
     return await Session.load(files, options, start, progress);
   } catch (error) {
     throw fatal(error, 'There is not enough memory for this model. Close other tabs, ask for a shorter context, or take a smaller model.');
+  }
+}
+
+/** Adds the model's sidecar; it is small, so there is no progress to show. */
+async function addSidecar(session: Session, { sidecar, prefill }: NonNullable<LoadArgs['early']>, cache: boolean, signal: AbortSignal): Promise<boolean> {
+  const file = await openOne(sidecar, () => {}, signal, cache ? await openStore() : undefined);
+  try {
+    await file.finished;
+    return await session.add_sidecar(file, prefill);
+  } finally {
+    file.close();
   }
 }
 

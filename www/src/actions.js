@@ -5,6 +5,17 @@ import { plots } from './stats.js';
 
 let loading = null;
 
+/** Models whose sidecars may lie beside the page's models. */
+const SIDECARS = { 'smollm2-135m': 'smollm2-135m.sidecar.gguf' };
+
+/** What loads a model's sidecar, where the page's server has it. */
+async function withSidecar(source) {
+  if (!SIDECARS[source]) return {};
+  const sidecar = new URL(`models/${SIDECARS[source]}`, document.baseURI);
+  const { ok } = await fetch(sidecar, { method: 'HEAD' }).catch(() => ({ ok: false }));
+  return ok ? { sidecar, prefill: 'exact' } : {};
+}
+
 /** Loads a model: a registry name, a URL, or a file. */
 export async function load(source, label) {
   cancelLoad();
@@ -21,6 +32,7 @@ export async function load(source, label) {
       ...(threads && { threads }),
       contextLength,
       mirror: new URL('models/', document.baseURI),
+      ...(await withSidecar(source)),
       signal: controller.signal,
       onProgress: (progress) => {
         Object.assign(state.loading ?? {}, progress);
@@ -109,8 +121,8 @@ export function stop() {
 }
 
 /** The stream of an answer. A model that was not made for chats continues the text. */
-function ask(model, history, { system, temperature, top_p, max_tokens }, signal) {
-  const request = { stream: true, temperature, top_p, max_tokens };
+function ask(model, history, { system, temperature, top_p, max_tokens, early }, signal) {
+  const request = { stream: true, temperature, top_p, max_tokens, ...(early && model.info.sidecar && { prefill: 'progressive' }) };
   if (!model.info.chat) return model.completions.create({ ...request, prompt: history.map((m) => m.content).join('\n') }, { signal });
   const messages = system.trim() ? [{ role: 'system', content: system }, ...history] : history;
   return model.chat.completions.create({ ...request, messages }, { signal });

@@ -1,7 +1,7 @@
 /** What the page knows, and how it is kept over reloads. */
 import { get, set } from 'idb-keyval';
 
-export const DEFAULTS = { system: '', temperature: 0.7, top_p: 0.95, max_tokens: 512, threads: 0, contextLength: 4096, theme: 'auto' };
+export const DEFAULTS = { system: '', temperature: 0.7, top_p: 0.95, max_tokens: 512, threads: 0, contextLength: 4096, theme: 'auto', early: false };
 
 export const state = {
   view: 'chat',

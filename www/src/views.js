@@ -254,7 +254,7 @@ function panel() {
     <header><h2>Statistics</h2>${button('close', 'Close the statistics', () => ((state.panel = false), changed()), 'quiet')}</header>
     <dl class="figures small">
       ${figure('First token', t ? t.ttft_ms.toFixed(0) : '–', 'ms')} ${figure('Prefill', t ? t.prefill_tok_s.toFixed(1) : '–', 'tok/s')}
-      ${figure('Decode', t ? t.decode_tok_s.toFixed(1) : '–', 'tok/s')} ${figure('Prompt', usage?.prompt_tokens ?? '–', usage ? `${usage.prompt_tokens_details.cached_tokens} reused` : 'tokens')}
+      ${figure('Decode', t ? t.decode_tok_s.toFixed(1) : '–', 'tok/s')} ${figure('Prompt', usage?.prompt_tokens ?? '–', usage ? `${usage.prompt_tokens_details.cached_tokens} reused${usage.prompt_tokens_details.predicted_tokens ? `, ${usage.prompt_tokens_details.predicted_tokens} predicted` : ''}` : 'tokens')}
     </dl>
     <h3>Tokens a second</h3>
     <div class="plot" id="plot-speed"></div>
@@ -279,6 +279,7 @@ function settingsDialog() {
       <label>System message<textarea rows="3" .value=${settings.system} @input=${(e) => ((settings.system = e.target.value), saveSettings())}></textarea></label>
       ${number('temperature', 'Temperature', 0, 2, 0.05)} ${number('top_p', 'Top p', 0.05, 1, 0.05)} ${number('max_tokens', 'Longest answer', 16, 2048, 16)}
       ${number('contextLength', 'Context', 512, 8192, 512, 'For the next model that is loaded.')} ${number('threads', 'Threads', 0, 16, 1, 'For the next model that is loaded.')}
+      <label class="choice"><input type="checkbox" name="early" .checked=${settings.early} @change=${(e) => ((settings.early = e.target.checked), saveSettings(), changed())} />First word early<small>Long prompts are predicted at first, and read exactly behind the first words.</small></label>
       <fieldset>
         <legend>Appearance</legend>
         ${['auto', 'light', 'dark'].map((theme) => html`<label class="choice"><input type="radio" name="theme" .checked=${settings.theme === theme} @change=${() => ((settings.theme = theme), saveSettings(), changed())} />${theme}</label>`)}

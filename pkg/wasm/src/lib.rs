@@ -61,6 +61,16 @@ impl Session {
         load(sources, &options, &start, &progress).await.map_err(|e| to_js(&e))
     }
 
+    /// Adds a sidecar, with which prompts are read by prediction, and says how they are read where a request does not.
+    /// Returns whether it was made for this very quantization of the model.
+    pub async fn add_sidecar(&mut self, source: JsValue, prefill: String) -> std::result::Result<bool, JsValue> {
+        let source = source::open(source).map_err(|e| to_js(&e))?;
+        let same = self.engine.add_sidecar(vec![source]).await.map_err(|e| to_js(&e))?;
+        let prefill = prefill.parse().and_then(|prefill| self.engine.set_prefill(prefill));
+        prefill.map_err(|e| to_js(&e))?;
+        Ok(same)
+    }
+
     /// Queues a request (OpenAI's JSON); returns its number. `id` is unique, `seed` is taken where the request has none.
     pub fn submit(&mut self, body: &str, id: &str, created: f64, seed: u32) -> std::result::Result<f64, JsValue> {
         let mut submit = || -> Result<f64> {
