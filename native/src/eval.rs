@@ -158,8 +158,7 @@ fn read(path: &Path) -> Result<String> {
 
 fn read_questions(path: &Path) -> Result<Vec<Question>> {
     let parse = |line: &str| {
-        serde_json::from_str(line)
-            .map_err(|e| Error::invalid_request(format!("{}: no question: {e}", path.display())))
+        serde_json::from_str(line).map_err(|e| Error::invalid_request(format!("{}: no question: {e}", path.display())))
     };
     read(path)?.lines().filter(|l| !l.trim().is_empty()).map(parse).collect()
 }
@@ -223,8 +222,7 @@ fn read_context(model: &mut Model, way: Way, context: &[u32]) -> Result<(SeqId, 
             let ends = reading.ends();
             let dim = model.config().dim;
             let streams = ends.clone().map(|run| reading.streams(run, dim)).concat();
-            let [sinks, tail] =
-                ends.map(|run| Again { seq, first: run.start, tokens: &context[run], output: true });
+            let [sinks, tail] = ends.map(|run| Again { seq, first: run.start, tokens: &context[run], output: true });
             let again = [Again { output: false, ..sinks }, tail];
             block_on(model.forward_again(&again, Some(&streams), &mut logits))?;
         }

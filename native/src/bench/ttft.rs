@@ -50,7 +50,9 @@ pub(crate) fn ttft(args: &TtftArgs) -> Result<()> {
     if args.json {
         return term::print_json(&report);
     }
-    term::print("prompt  mode          first word    of exact   gigaflops    of exact   exact cache after   of exact\n")?;
+    term::print(
+        "prompt  mode          first word    of exact   gigaflops    of exact   exact cache after   of exact\n",
+    )?;
     for rows in rows.chunks(MODES.len()) {
         let number = |row: &Value, key: &str| row[key].as_f64().unwrap_or(f64::NAN);
         for row in rows {

@@ -13,6 +13,8 @@ fn help_shows_examples() {
     }
     run(&["bench", "prefill", "--help"]).is("help-bench-prefill");
     run(&["bench", "speculate", "--help"]).is("help-bench-speculate");
+    run(&["bench", "ttft", "--help"]).is("help-bench-ttft");
+    run(&["eval", "kv-prediction", "--help"]).is("help-eval-kv-prediction");
 }
 
 #[test]
