@@ -21,7 +21,7 @@ const TYPES = {
 function run(command, args, options = {}) {
   const { status, stdout } = spawnSync(command, args, { cwd: root, stdio: ['ignore', 'pipe', 'inherit'], encoding: 'utf8', ...options });
   if (status !== 0) throw new Error(`${command} ${args.join(' ')} failed`);
-  return stdout.trim();
+  return stdout?.trim();
 }
 
 /** The page of `folder` and the models of `models` (file names to paths). Resolves to the listening server. */
