@@ -38,11 +38,15 @@ struct Launch {
     void run() const { function->run(grid, threads, params.data()); }
 };
 
+// Tests run side by side, each with a stream of its own.
+struct Stream {
+    bool is_capturing = false;
+    // Launches since capture began.
+    std::vector<Launch> captured;
+};
+
 std::recursive_mutex lock;
 std::map<unsigned long long, std::pair<char*, size_t>> allocations;
-// Launches since capture began.
-bool is_capturing = false;
-std::vector<Launch> captured;
 
 std::string folder() {
     Dl_info info;
@@ -79,8 +83,8 @@ API cuDeviceGetAttribute(int* value, int attribute, int) {
 API cuDevicePrimaryCtxRetain(void** context, int) { return *context = (void*)1, SUCCESS; }
 API cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 API cuCtxSetCurrent(void*) { return SUCCESS; }
-API cuStreamCreate(void** stream, unsigned) { return *stream = (void*)1, SUCCESS; }
-API cuStreamDestroy_v2(void*) { return SUCCESS; }
+API cuStreamCreate(void** stream, unsigned) { return *stream = new Stream, SUCCESS; }
+API cuStreamDestroy_v2(void* stream) { return delete (Stream*)stream, SUCCESS; }
 API cuStreamSynchronize(void*) { return SUCCESS; }
 API cuGetErrorName(int, const char** name) { return *name = "EMULATED_ERROR", SUCCESS; }
 API cuGetErrorString(int, const char** text) { return *text = "an error of the emulator", SUCCESS; }
@@ -141,8 +145,8 @@ API cuModuleGetFunction(void** function, void* module, const char* name) {
     }
     return *function = new Function{run, *params}, SUCCESS;
 }
-API cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned, unsigned, void*,
-    void** params, void**) {
+API cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned, unsigned,
+    void* stream, void** params, void**) {
     GUARD;
     if (x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535 || threads > 1024) {
         return INVALID;
@@ -150,21 +154,22 @@ API cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned 
     auto f = (Function*)function;
     const char* bytes = (const char*)params[0];
     Launch launch{f, {x, y, z}, threads, std::vector<char>(bytes, bytes + f->params)};
-    if (is_capturing) {
-        captured.push_back(launch);
+    if (((Stream*)stream)->is_capturing) {
+        ((Stream*)stream)->captured.push_back(launch);
     } else {
         launch.run();
     }
     return SUCCESS;
 }
 
-API cuStreamBeginCapture_v2(void*, int) {
-    GUARD;
-    return is_capturing = true, captured.clear(), SUCCESS;
+API cuStreamBeginCapture_v2(void* stream, int) {
+    *(Stream*)stream = Stream{true, {}};
+    return SUCCESS;
 }
-API cuStreamEndCapture(void*, void** graph) {
-    GUARD;
-    return is_capturing = false, *graph = new std::vector<Launch>(captured), SUCCESS;
+API cuStreamEndCapture(void* handle, void** graph) {
+    auto stream = (Stream*)handle;
+    stream->is_capturing = false;
+    return *graph = new std::vector<Launch>(stream->captured), SUCCESS;
 }
 API cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long) {
     return *exec = new std::vector<Launch>(*(std::vector<Launch>*)graph), SUCCESS;
