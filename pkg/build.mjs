@@ -1,4 +1,4 @@
-// Builds the package into dist/: two builds of the core, three scripts, types. `--js` leaves the core as it is.
+// Builds the package into dist/: three builds of the core, three scripts, types. `--js` leaves the core as it is.
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
@@ -23,6 +23,8 @@ const SHARED = ['--shared-memory', '--import-memory', '--max-memory=4294967296']
 // is one for nightly compilers, which RUSTC_BOOTSTRAP=1 opens in a stable one.
 const BUILDS = {
   simd: { flags: ['-Ctarget-feature=+simd128,+bulk-memory'], cargo: [], env: {} },
+  // Fetched only where WebGPU is asked for.
+  webgpu: { flags: ['-Ctarget-feature=+simd128,+bulk-memory'], cargo: ['--features', 'webgpu'], env: {} },
   relaxed: {
     flags: ['-Ctarget-feature=+simd128,+relaxed-simd,+atomics,+bulk-memory,+mutable-globals', ...SHARED],
     cargo: ['-Zbuild-std=std,panic_abort'],

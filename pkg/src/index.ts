@@ -59,7 +59,7 @@ export class Foreword {
   /** Loads a model. Throws a {@link ForewordError}. */
   static async load(source: ModelSource, options: LoadOptions = {}): Promise<Foreword> {
     const { backend = 'auto', threads, contextLength, kvCache, speculate, sidecar, prefill, onProgress, signal, cache = true, assets } = options;
-    if (backend !== 'auto' && backend !== 'cpu') throw new ForewordError('unsupported', `There is no backend ${JSON.stringify(backend)}; take 'auto' or 'cpu'.`);
+    if (!['auto', 'cpu', 'webgpu'].includes(backend)) throw new ForewordError('unsupported', `There is no backend ${JSON.stringify(backend)}; take 'auto', 'cpu' or 'webgpu'.`);
     for (const [name, value] of Object.entries({ threads, contextLength })) {
       if (value !== undefined && !(Number.isInteger(value) && value > 0)) throw new ForewordError('invalid_request', `${name} is ${value}; it must be a whole number above 0.`);
     }
@@ -67,7 +67,7 @@ export class Foreword {
     const { inputs, name } = resolve(source, options);
     const early = sidecar && { sidecar: resolve(sidecar, {}).inputs[0]!, prefill: prefill ?? 'auto' };
     const connection = connect(assets);
-    const args = { inputs, name, cache, ...(threads && { threads }), ...(contextLength && { contextLength }), ...(kvCache && { kvCache }), ...(speculate && { speculate: speculate === 'auto' ? {} : speculate }), ...(early && { early }) };
+    const args = { inputs, name, cache, backend: backend === 'webgpu' ? backend : ('cpu' as const), ...(threads && { threads }), ...(contextLength && { contextLength }), ...(kvCache && { kvCache }), ...(speculate && { speculate: speculate === 'auto' ? {} : speculate }), ...(early && { early }) };
     const over = () => connection.close(new ForewordError('cancelled', 'Loading was cancelled.'));
     // The worker may be deep in a synchronous stretch: its end is the quickest way out, and what was downloaded stays.
     signal?.addEventListener('abort', over, { once: true });

@@ -1,8 +1,10 @@
 /** Which build of the core runs here, and starting it with its threads. */
 import initRelaxed, { Session as RelaxedSession } from '../build/relaxed.js';
 import initSimd, { Session as SimdSession } from '../build/simd.js';
+import initWebGpu, { Session as WebGpuSession } from '../build/webgpu.js';
 import { ForewordError } from './error.js';
 import { compile, isNode, spawn } from './platform.js';
+import type { LoadArgs } from './rpc.js';
 import type { ModelInfo } from './types.js';
 
 /** The smallest module that uses SIMD; valid only where the engine has it. */
@@ -36,11 +38,12 @@ export interface Kernel {
   start(address: number): void;
 }
 
-/** Starts the best build, with `wanted` threads where that is possible. */
-export async function startKernel(wanted: number | undefined): Promise<Kernel> {
+/** Starts the build for `backend`; on the CPU the best one, with `wanted` threads where that is possible. */
+export async function startKernel(backend: LoadArgs['backend'], wanted: number | undefined): Promise<Kernel> {
   if (typeof WebAssembly === 'undefined' || !isValid(SIMD)) {
     throw new ForewordError('unsupported_browser', 'This browser has no WebAssembly SIMD. Use a current version of Chrome, Edge, Firefox or Safari.');
   }
+  if (backend === 'webgpu') return startWebGpu();
   const isolated = isNode || globalThis.crossOriginIsolated === true;
   const memory = hasRelaxed() ? sharedMemory() : undefined;
   if (!memory) return startSimd(wanted);
@@ -62,6 +65,15 @@ async function startSimd(wanted: number | undefined): Promise<Kernel> {
   const module = await compile(new URL('./simd.wasm', import.meta.url));
   const { memory } = await initSimd({ module_or_path: module });
   return { Session: SimdSession, memory, threads: 1, ...(wanted !== 1 && { limitedBy: 'no_relaxed_simd' as const }), start() {} };
+}
+
+/** Asks for the adapter first: where there is none, nothing is fetched. */
+async function startWebGpu(): Promise<Kernel> {
+  const gpu = (globalThis.navigator as { gpu?: { requestAdapter(): Promise<unknown> } } | undefined)?.gpu;
+  if (!gpu) throw new ForewordError('unsupported', "There is no WebGPU here. Use a current browser on a page served by HTTPS, or backend: 'cpu'.");
+  if (!(await gpu.requestAdapter())) throw new ForewordError('unsupported', "The browser offers no GPU to WebGPU. Use backend: 'cpu'.");
+  const { memory } = await initWebGpu({ module_or_path: await compile(new URL('./webgpu.wasm', import.meta.url)) });
+  return { Session: WebGpuSession as unknown as typeof SimdSession, memory, threads: 1, start() {} };
 }
 
 /** In pages of 64 KiB. A shared memory's most is reserved when it is made, and phones refuse the 4 GiB of WASM. */

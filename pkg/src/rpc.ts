@@ -12,6 +12,7 @@ export type Input = { blob: Blob } | { url: string; fallbacks: string[]; sha256?
 export interface LoadArgs {
   inputs: Input[];
   name: string;
+  backend: 'cpu' | 'webgpu';
   threads?: number;
   contextLength?: number;
   kvCache?: string;

@@ -4,8 +4,8 @@ import type { ErrorCode } from './error.js';
 export type ModelSource = string | URL | Blob | (string | URL)[];
 
 export interface LoadOptions {
-  /** Only `cpu` (WASM) so far; `auto` takes the best there is. */
-  backend?: 'auto' | 'cpu';
+  /** `cpu`: WASM, which is also what `auto` takes so far. `webgpu`: any GPU that the browser offers. */
+  backend?: 'auto' | 'cpu' | 'webgpu';
   /** Threads; by default the number of cores, at most 8. More than one needs a cross-origin isolated page. */
   threads?: number;
   /** Longest conversation in tokens; by default what the model was trained for, at most 8192. */

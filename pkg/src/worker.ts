@@ -48,7 +48,7 @@ serve(ownPort(), {
 
 async function load(args: LoadArgs, { part, signal }: CallContext<'load'>): Promise<ModelInfo> {
   const begun = performance.now();
-  const starting = startKernel(args.threads);
+  const starting = startKernel(args.backend, args.threads);
   // Its failure is reported below, when the files are there.
   starting.catch(() => {});
   const stop = new AbortController();
@@ -93,7 +93,7 @@ async function whole(files: Arriving[], build: () => Promise<Session>): Promise<
 }
 
 async function build({ Session, threads, start }: Kernel, files: Arriving[], args: LoadArgs, { part, signal }: CallContext<'load'>): Promise<Session> {
-  const options = JSON.stringify({ threads, contextLength: args.contextLength, kvCache: args.kvCache, speculate: args.speculate, name: args.name });
+  const options = JSON.stringify({ backend: args.backend, threads, contextLength: args.contextLength, kvCache: args.kvCache, speculate: args.speculate, name: args.name });
   const cached = files.every((file) => file.cached);
   let shown = -Infinity;
   const progress = (loadedBytes: number, totalBytes: number) => {

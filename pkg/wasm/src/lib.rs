@@ -6,7 +6,7 @@
 mod source;
 
 use foreword::backend::cpu::Cpu;
-use foreword::backend::{Backend, CacheType};
+use foreword::backend::{Backend, CacheType, Choice};
 use foreword::chat::ChatTemplate;
 use foreword::engine::openai::{Answer, Answers, Body, Reply};
 use foreword::engine::{Engine, Event, Request, RequestId};
@@ -22,6 +22,7 @@ use wasm_bindgen::prelude::*;
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct LoadOptions {
+    backend: Option<String>,
     threads: usize,
     context_length: Option<usize>,
     kv_cache: Option<String>,
@@ -195,9 +196,14 @@ async fn load(sources: Vec<JsValue>, options: &str, start: &Function, progress: 
         Some(other) => return Err(Error::invalid_request(format!("kvCache is {other:?}; it may be f16 or q8_0"))),
     };
     let sources = sources.into_iter().map(source::open).collect::<Result<Vec<_>>>()?;
-    let cpu = Cpu::new(options.threads.clamp(1, 64));
-    start_threads(&cpu, start);
-    let backend: Box<dyn Backend> = Box::new(cpu);
+    let backend: Box<dyn Backend> = match options.backend.as_deref() {
+        Some("webgpu") => foreword::backend::open(Choice::WebGpu, 1, false).await?,
+        _ => {
+            let cpu = Cpu::new(options.threads.clamp(1, 64));
+            start_threads(&cpu, start);
+            Box::new(cpu)
+        }
+    };
     let model = ModelOptions { context_length: options.context_length, cache_type, ..ModelOptions::default() };
     let mut report = |p: Progress| {
         let _ = progress.call2(&JsValue::NULL, &(p.done_bytes as f64).into(), &(p.total_bytes as f64).into());
