@@ -1,6 +1,9 @@
 //! Sampling against exact probabilities.
 
-use foreword::sample::{Params, Sampler, log_probabilities};
+mod common;
+
+use common::random::Random;
+use foreword::sample::{Logits, Params, Sampler, Top, log_probabilities};
 
 const LOGITS: [f32; 6] = [1.0, 3.0, 0.5, 2.0, -1.0, 2.5];
 
@@ -8,7 +11,7 @@ const LOGITS: [f32; 6] = [1.0, 3.0, 0.5, 2.0, -1.0, 2.5];
 fn probabilities(params: Params, history: &[u32]) -> Vec<f64> {
     let mut sampler = Sampler::new(params);
     history.iter().for_each(|&t| sampler.accept(t));
-    let d = sampler.distribution(&LOGITS);
+    let d = sampler.distribution(Logits::All(&LOGITS));
     let p: Vec<f64> = (0..LOGITS.len() as u32).map(|id| d.p(id)).collect();
     assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-12);
     p
@@ -67,10 +70,10 @@ fn draws_follow_the_distribution() {
     let mut chi2 = 0.0;
     for seed in 0..seeds {
         let mut sampler = Sampler::new(Params { temperature: 0.8, top_k: 5, seed, ..Params::default() });
-        let want: Vec<f64> = (0..6).map(|id| sampler.distribution(&LOGITS).p(id)).collect();
+        let want: Vec<f64> = (0..6).map(|id| sampler.distribution(Logits::All(&LOGITS)).p(id)).collect();
         let mut counts = [0.0; 6];
         for _ in 0..n {
-            counts[sampler.sample(&LOGITS) as usize] += 1.0;
+            counts[sampler.sample(Logits::All(&LOGITS)) as usize] += 1.0;
         }
         assert_eq!(counts[4], 0.0);
         let square = |(c, p): (&f64, &f64)| (c - p * f64::from(n)).powi(2) / (p * f64::from(n));
@@ -95,16 +98,90 @@ fn large_vocabularies_truncate_like_small_ones() {
         })
         .expect("a nucleus")
         + 1;
-    let d = sampler.distribution(&logits);
+    let d = sampler.distribution(Logits::All(&logits));
     // Rounding may decide about the last one.
     assert!(d.candidates().len().abs_diff(n) <= 1, "{} instead of {n}", d.candidates().len());
 }
 
 #[test]
 fn log_probabilities_are_sorted_and_natural() {
-    let (own, top) = log_probabilities(&LOGITS, 4, 3);
+    let (own, top) = log_probabilities(Logits::All(&LOGITS), 4, 3);
     let want = kept(&[0, 1, 2, 3, 4, 5], 1.0);
     assert!((f64::from(own) - want[4].ln()).abs() < 1e-6);
     assert_eq!(top.iter().map(|t| t.0).collect::<Vec<_>>(), [1, 5, 3]);
     assert!(top.iter().all(|&(id, l)| (f64::from(l) - want[id as usize].ln()).abs() < 1e-6));
+}
+
+/// The `k` largest logits, their tokens, and the sum over all.
+fn largest(logits: &[f32], k: usize) -> (Vec<f32>, Vec<f32>, f32) {
+    let mut ids: Vec<usize> = (0..logits.len()).collect();
+    ids.sort_by(|&a, &b| logits[b].partial_cmp(&logits[a]).expect("a number"));
+    let sum: f64 = logits.iter().map(|l| f64::from(l - logits[ids[0]]).exp()).sum();
+    (ids[..k].iter().map(|&i| logits[i]).collect(), ids[..k].iter().map(|&i| i as f32).collect(), sum as f32)
+}
+
+/// Random settings: the ones that the largest logits can decide, and others.
+fn settings(r: &mut Random) -> Params {
+    let mut one_of = |values: &[f32]| values[r.below(values.len())];
+    Params {
+        temperature: one_of(&[0.0, 0.7, 1.0, 1.5]),
+        top_k: one_of(&[0.0, 1.0, 5.0, 40.0]) as usize,
+        top_p: one_of(&[1.0, 0.0, 0.5, 0.9, 0.95]),
+        min_p: one_of(&[0.0, 0.0, 0.05, 0.3]),
+        typical_p: one_of(&[1.0, 1.0, 1.0, 0.8]),
+        repetition_penalty: one_of(&[1.0, 1.0, 1.3, 0.8]),
+        presence_penalty: one_of(&[0.0, 0.0, 0.6, -0.5]),
+        frequency_penalty: one_of(&[0.0, 0.0, 0.4]),
+        penalty_window: 16,
+        logit_bias: match one_of(&[0.0, 0.0, 1.0, 2.0]) as usize {
+            0 => Vec::new(),
+            1 => vec![(3, -2.0), (7, f32::NEG_INFINITY)],
+            _ => vec![(3, 4.0)],
+        },
+        seed: 9,
+    }
+}
+
+#[test]
+fn the_largest_logits_choose_what_all_would() {
+    let mut r = Random::new(3);
+    let (mut decided, mut asked) = (0, 0);
+    for round in 0..4000 {
+        let n_vocab = 600;
+        // Steep and flat distributions, some with many equal logits.
+        let spread = [30.0, 8.0, 2.0][round % 3];
+        let mut logits: Vec<f32> = r.floats(n_vocab).iter().map(|v| v * spread).collect();
+        if round % 4 == 0 {
+            logits.iter_mut().for_each(|l| *l = l.round());
+        }
+        let params = settings(&mut r);
+        let recent: Vec<u32> = (0..20).map(|_| r.below(n_vocab.min(40)) as u32).collect();
+        let mut samplers = [0, 1].map(|_| Sampler::new(params.clone()));
+        samplers.iter_mut().for_each(|s| recent.iter().for_each(|&t| s.accept(t)));
+        let [all, few] = &mut samplers;
+        let Some(wish) = few.wish(0, 64) else { continue };
+        asked += 1;
+        let (largest, tokens, sum) = largest(&logits, wish.n);
+        let top = Top { logits: &largest, tokens: &tokens, sum: if wish.sum { sum } else { f32::NAN } };
+        let suffices = few.suffices(top);
+        assert!(suffices || !wish.sure, "{params:?}");
+        if suffices {
+            decided += 1;
+            let want = all.distribution(Logits::All(&logits)).candidates().to_vec();
+            assert_eq!(few.distribution(Logits::Top(top)).candidates(), want, "{params:?}");
+            assert_eq!(few.sample(Logits::Top(top)), all.sample(Logits::All(&logits)));
+        }
+    }
+    assert!(asked > 1300 && decided > 1300 && decided < asked, "{asked} asked for the largest, {decided} decided");
+}
+
+#[test]
+fn log_probabilities_come_from_the_largest_too() {
+    let (logits, tokens, sum) = largest(&LOGITS, 4);
+    let top = Top { logits: &logits, tokens: &tokens, sum };
+    let (own, some) = log_probabilities(Logits::Top(top), 3, 3);
+    let (want_own, want_some) = log_probabilities(Logits::All(&LOGITS), 3, 3);
+    assert!((own - want_own).abs() < 1e-6);
+    assert_eq!(some.len(), 3);
+    assert!(some.iter().zip(&want_some).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-6));
 }

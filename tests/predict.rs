@@ -16,7 +16,7 @@ use foreword::gguf::{Metadata, Value};
 use foreword::model::{Model, ModelOptions, config_of};
 use foreword::predict::Prefill;
 use foreword::quant::TensorType;
-use foreword::sample::{Params, log_probabilities};
+use foreword::sample::{Logits, Params, log_probabilities};
 use foreword::sidecar::{ARCHITECTURE, Fingerprint};
 use foreword::speculate::Mode;
 use foreword::speculate::draft::Ngram;
@@ -156,7 +156,7 @@ fn check_exact(model: &str, cache_type: CacheType, prompt: &[u32], answer: &Answ
         pollster::block_on(fresh.forward(&batch, &mut logits)).expect("a forward");
         fresh.kv_mut().commit_run(seq).expect("a commit");
         if i >= from {
-            let (_, expected) = log_probabilities(&logits, answer.tokens[i], VOCAB);
+            let (_, expected) = log_probabilities(Logits::All(&logits), answer.tokens[i], VOCAB);
             assert_eq!(answer.logprobs[i], expected, "{model}: token {i} of the answer");
         }
     }

@@ -9,7 +9,7 @@ use foreword::backend::CacheType;
 use foreword::backend::cpu::Cpu;
 use foreword::batch::SeqId;
 use foreword::model::{Model, ModelOptions};
-use foreword::sample::{Params, Sampler};
+use foreword::sample::{Logits, Params, Sampler};
 use foreword::speculate::draft::{CLASSES, Context, Drafter, Ngram, Proposal, Proposals};
 use foreword::speculate::verify::{Choice, choose};
 use foreword::speculate::{Growth, Mode, Probs, Shape, Speculation, Subject, Tree};
@@ -273,7 +273,7 @@ fn every_sampler_setting_is_kept() {
         let target = move |before: &[u32]| {
             let mut sampler = Sampler::new(a.clone());
             before.iter().for_each(|&t| sampler.accept(t));
-            Probs::of(sampler.distribution(&logits(1, before)))
+            Probs::of(sampler.distribution(Logits::All(&logits(1, before))))
         };
         // The drafter's model is another one; the settings apply to it, too.
         let draft = move |before: &[u32]| {

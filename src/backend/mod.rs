@@ -320,6 +320,21 @@ pub struct Gate {
     pub out: Operand,
 }
 
+/// The largest logits of every output row: all that choosing a token mostly needs, in a hundredth of the bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Select {
+    /// `[n_outputs, n_vocab]`.
+    pub logits: Buf,
+    /// Receives `[n_outputs, 2 k + 1]`, `k` from 1 to [`MAX_SELECTED`] and at most `n_vocab`: the `k` largest logits, from
+    /// the largest down and equal ones by their columns; their columns; the sum of `exp(logit - largest)` over the row.
+    pub out: Buf,
+    /// Whether the sum is wanted; it may be anything otherwise.
+    pub sum: bool,
+}
+
+/// Most logits that [`Select`] takes of a row.
+pub const MAX_SELECTED: usize = 256;
+
 /// What a backend runs on and how much memory it holds.
 #[derive(Clone, Debug, Default)]
 pub struct DeviceInfo {
@@ -405,6 +420,9 @@ pub trait Backend {
 
     /// See [`Gate`].
     fn gate(&mut self, op: &Gate);
+
+    /// See [`Select`].
+    fn select(&mut self, op: &Select);
 
     /// Copies cells of all layers, in order: `(from, to)`.
     fn move_cells(&mut self, cache: Cache, moves: &[(u32, u32)]);

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::kv::Again;
 use crate::predict::{self, CHUNK, Prefill, Reading};
 use crate::prefill::{LEAST, width};
+use crate::sample::Logits;
 use std::ops::Range;
 
 /// Tokens of running requests that are run once more: index in `running`, and which.
@@ -94,7 +95,7 @@ impl Engine {
         let (now, n_vocab) = ((self.clock)(), self.model.config().n_vocab);
         let begun = self.running.iter_mut().filter(|r| r.offer.outputs > 0);
         for (r, logits) in begun.zip(self.logits.chunks_exact(n_vocab)) {
-            r.take_early(&self.tokenizer, logits, now, events);
+            r.take_early(&self.tokenizer, Logits::All(logits), now, events);
         }
         Ok(())
     }

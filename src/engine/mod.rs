@@ -11,6 +11,7 @@
 
 mod early;
 pub mod openai;
+mod outputs;
 mod prefixes;
 mod request;
 mod running;
@@ -288,7 +289,7 @@ impl Engine {
             return Ok(());
         }
         let asked = (self.clock)();
-        self.model.forward(&self.batch, &mut self.logits).await?;
+        let form = self.forward().await?;
         self.totals.steps += 1;
         self.totals.rows += self.batch.len();
         self.totals.widest = self.totals.widest.max(self.batch.len());
@@ -298,13 +299,9 @@ impl Engine {
         if let Some(speculation) = self.speculation.as_mut().filter(|_| !work.reading) {
             speculation.measured(self.batch.len(), now - asked);
         }
-        let mut at = 0;
-        for running in self.running.iter_mut().filter(|r| r.offer.rows > 0) {
-            let n = running.offer.outputs * self.model.config().n_vocab;
-            let logits = &self.logits[at..at + n];
-            at += n;
+        for (running, outputs) in outputs::shares(&mut self.running, form.of(&self.logits)) {
             let speculation = self.speculation.as_mut();
-            running.take((&mut self.model, &self.tokenizer), speculation, logits, now, events)?;
+            running.take((&mut self.model, &self.tokenizer), speculation, outputs, now, events)?;
         }
         Ok(())
     }

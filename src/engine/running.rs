@@ -1,5 +1,6 @@
 //! A request under way.
 
+use super::outputs::Outputs;
 use super::request::{Done, Event, FinishReason, Request, RequestId, TokenEvent, Usage};
 use super::stream::TextStream;
 use crate::batch::{Batch, BatchToken, SeqId};
@@ -8,7 +9,7 @@ use crate::kv::KvCache;
 use crate::model::Model;
 use crate::predict::Reading;
 use crate::prefill::Turn;
-use crate::sample::{Sampler, log_probabilities};
+use crate::sample::{Logits, Sampler, Wish, log_probabilities};
 use crate::speculate::verify::{Choice, choose};
 use crate::speculate::{Probs, Speculation, Subject, Tree};
 use crate::tokenizer::Tokenizer;
@@ -131,7 +132,7 @@ impl Running {
     }
 
     /// Chooses the first word after the tail.
-    pub(super) fn take_early(&mut self, tokenizer: &Tokenizer, logits: &[f32], now: f64, events: &mut Vec<Event>) {
+    pub(super) fn take_early(&mut self, tokenizer: &Tokenizer, logits: Logits<'_>, now: f64, events: &mut Vec<Event>) {
         if let Some(reading) = &mut self.reading {
             reading.begin();
             self.usage.predicted_tokens = reading.tokens.len() - reading.ends().map(|e| e.len()).iter().sum::<usize>();
@@ -221,8 +222,26 @@ impl Running {
         }
     }
 
-    /// Takes what the forward made of [`Running::put`]: keeps rows in the cache and chooses tokens. `logits` are the
-    /// offer's outputs.
+    /// What [`Running::take`] needs of the logits of its outputs, when at most `most` of the largest are to be had; `None`:
+    /// all of them.
+    pub(super) fn wish(&self, most: usize) -> Option<Wish> {
+        let wish = self.sampler.wish(self.guesses(), most)?;
+        let n = wish.n.max(self.request.logprobs.unwrap_or(0));
+        // Which rows of a tree count is found out on the way.
+        let usable = n <= most && (wish.sure || self.tree.is_empty());
+        usable.then_some(Wish { n, sum: wish.sum || self.request.logprobs.is_some(), ..wish })
+    }
+
+    /// Whether tokens can be chosen from these outputs.
+    pub(super) fn suffices(&mut self, outputs: Outputs<'_>) -> bool {
+        (0..self.offer.outputs).all(|i| match outputs.row(i) {
+            Logits::Top(top) if self.tree.is_empty() => self.sampler.suffices(top),
+            _ => true,
+        })
+    }
+
+    /// Takes what the forward made of [`Running::put`]: keeps rows in the cache and chooses tokens. `outputs` are those of
+    /// the offer.
     ///
     /// # Errors
     /// Never for a sequence that was in the batch.
@@ -230,20 +249,21 @@ impl Running {
         &mut self,
         (model, tokenizer): (&mut Model, &Tokenizer),
         speculation: Option<&mut Speculation>,
-        logits: &[f32],
+        outputs: Outputs<'_>,
         now: f64,
         events: &mut Vec<Event>,
     ) -> Result<()> {
         if let Some(speculation) = speculation
             && !self.tree.is_empty()
         {
-            let rows = self.verify(tokenizer, speculation, (logits, model.config().n_vocab), now, events);
+            let rows = self.verify(tokenizer, speculation, outputs, now, events);
             self.done += rows.len();
             return model.commit(self.seq, &rows);
         }
         model.kv_mut().commit_run(self.seq)?;
         self.done += self.offer.rows;
         if self.offer.outputs > 0 {
+            let logits = outputs.row(0);
             let token = self.sampler.sample(logits);
             self.emit(tokenizer, (token, false), logits, now, events);
         }
@@ -255,7 +275,7 @@ impl Running {
         &mut self,
         tokenizer: &Tokenizer,
         speculation: &mut Speculation,
-        (logits, n_vocab): (&[f32], usize),
+        outputs: Outputs<'_>,
         now: f64,
         events: &mut Vec<Event>,
     ) -> Vec<u32> {
@@ -267,7 +287,7 @@ impl Running {
         let (mut path, mut rows) = (vec![0], vec![self.offer.first]);
         let mut slot = 0;
         loop {
-            let logits = &logits[row(slot) * n_vocab..][..n_vocab];
+            let logits = outputs.row(row(slot));
             let target = Probs::of(self.sampler.distribution(logits));
             let children: Vec<usize> = tree.children(slot).collect();
             let drawn: Vec<u32> = children.iter().map(|&c| tree.nodes()[c].token).collect();
@@ -303,7 +323,7 @@ impl Running {
         &mut self,
         tokenizer: &Tokenizer,
         (token, guessed): (u32, bool),
-        logits: &[f32],
+        logits: Logits<'_>,
         now: f64,
         events: &mut Vec<Event>,
     ) {

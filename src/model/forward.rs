@@ -3,7 +3,7 @@
 use super::weights::{LayerWeights, Linear, Weights};
 use super::{Buffers, Model, ModelConfig};
 use crate::backend::{
-    Attend, Backend, Buf, Cache, Delta, Epilogue, Gate, Norm, Operand, Plan, Product, RopeAppend, Rows, read,
+    Attend, Backend, Buf, Cache, Delta, Epilogue, Gate, Norm, Operand, Plan, Product, RopeAppend, Rows, Select, read,
 };
 use crate::batch::Batch;
 use crate::error::{Error, Result};
@@ -20,17 +20,51 @@ impl Model {
         self.forward_layers(batch, self.config.layers.len(), logits).await
     }
 
+    /// The same with only the largest logits of each row, `n` or a few more: `top` becomes `[n_outputs, 2 k + 1]` as
+    /// [`Select`] says, the sum only where it is wanted. Returns `k`.
+    ///
+    /// # Errors
+    /// As for [`Model::forward`]; [`crate::Kind::InvalidRequest`] for more than [`crate::backend::MAX_SELECTED`].
+    pub async fn forward_top(&mut self, batch: &Batch, n: usize, sum: bool, top: &mut Vec<f32>) -> Result<usize> {
+        let selected = self.buffers.selected.iter().copied().find(|(k, _)| n <= *k || *k == self.config.n_vocab);
+        let (k, out) =
+            selected.ok_or_else(|| Error::invalid_request(format!("the {n} largest logits are too many")))?;
+        let layers = 0..self.config.layers.len();
+        self.plan_and_run(batch, layers, Wanted::Top { k, out, sum }, top).await?;
+        Ok(k)
+    }
+
+    /// The whole logits behind the last [`Model::forward_top`], whose batch had `n` outputs, at most
+    /// [`Model::head_rows`].
+    ///
+    /// # Errors
+    /// [`crate::Kind::DeviceLost`].
+    pub async fn read_logits(&mut self, n: usize, logits: &mut Vec<f32>) -> Result<()> {
+        logits.resize(n * self.config.n_vocab, 0.0);
+        read(&mut *self.backend, self.buffers.logits, n, logits).await
+    }
+
     /// The same through the first `n_layers` layers only, then the last norm and the head: a draft. Deeper layers' cache
     /// entries are not written, so the tokens must not be committed.
     ///
     /// # Errors
     /// As for [`Model::forward`].
     pub async fn forward_layers(&mut self, batch: &Batch, n_layers: usize, logits: &mut Vec<f32>) -> Result<()> {
+        self.plan_and_run(batch, 0..n_layers.min(self.config.layers.len()), Wanted::All, logits).await
+    }
+
+    async fn plan_and_run(
+        &mut self,
+        batch: &Batch,
+        layers: Range<usize>,
+        wanted: Wanted,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
         self.check(batch)?;
         let mut plan = std::mem::take(&mut self.plan);
         let planned = self.kv.plan(&mut *self.backend, batch, &mut plan);
         let result = match planned {
-            Ok(()) => self.run(&mut plan, 0..n_layers.min(self.config.layers.len()), logits).await,
+            Ok(()) => self.run(&mut plan, layers, wanted, out).await,
             Err(error) => Err(error),
         };
         self.plan = plan;
@@ -56,11 +90,21 @@ impl Model {
 
     /// Runs a plan through some layers, the last norm and the head. Layers behind the first one go on from what the residual
     /// stream holds.
-    pub(super) async fn run(&mut self, plan: &mut Plan, layers: Range<usize>, logits: &mut Vec<f32>) -> Result<()> {
+    pub(super) async fn run(
+        &mut self,
+        plan: &mut Plan,
+        layers: Range<usize>,
+        wanted: Wanted,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
         let (c, w, b) = (&self.config, &self.weights, &self.buffers);
         let backend = &mut *self.backend;
+        let (source, width) = match wanted {
+            Wanted::All => (b.logits, c.n_vocab),
+            Wanted::Top { k, out, .. } => (out, 2 * k + 1),
+        };
         // Not cleared first: every value is overwritten, and zeroing a large vocabulary takes time.
-        logits.resize(plan.outputs.len() * c.n_vocab, 0.0);
+        out.resize(plan.outputs.len() * width, 0.0);
         backend.begin(plan)?;
         if layers.start == 0 {
             backend.embed(w.embeddings, c.embed_scale, b.x);
@@ -70,20 +114,32 @@ impl Model {
             delta = block(backend, c, w, b, (self.kv.cache(), layer), delta);
         }
         if plan.outputs.len() <= b.head_rows {
-            head(backend, c, w, b, delta);
-            return read(backend, b.logits, plan.outputs.len(), logits).await;
+            head(backend, c, w, b, delta, wanted);
+            return read(backend, source, plan.outputs.len(), out).await;
         }
         // Many logits (perplexity) go through the head a few rows at a time.
         let outputs = std::mem::take(&mut plan.outputs);
-        for (rows, out) in outputs.chunks(b.head_rows).zip(logits.chunks_mut(b.head_rows * c.n_vocab)) {
+        for (rows, out) in outputs.chunks(b.head_rows).zip(out.chunks_mut(b.head_rows * width)) {
             plan.outputs.clear();
             plan.outputs.extend_from_slice(rows);
             backend.begin(plan)?;
-            head(backend, c, w, b, delta);
-            read(backend, b.logits, rows.len(), out).await?;
+            head(backend, c, w, b, delta, wanted);
+            read(backend, source, rows.len(), out).await?;
         }
         Ok(())
     }
+}
+
+/// What is read of a forward's logits.
+#[derive(Clone, Copy)]
+pub(super) enum Wanted {
+    All,
+    /// By [`Select`].
+    Top {
+        k: usize,
+        out: Buf,
+        sum: bool,
+    },
 }
 
 /// One layer. `delta` is what the layer before left to be added to the residual stream; returns what this one leaves.
@@ -164,10 +220,13 @@ fn join(
 }
 
 /// Last norm and logits of the plan's outputs.
-fn head(backend: &mut dyn Backend, c: &ModelConfig, w: &Weights, b: &Buffers, delta: Option<Delta>) {
+fn head(backend: &mut dyn Backend, c: &ModelConfig, w: &Weights, b: &Buffers, delta: Option<Delta>, wanted: Wanted) {
     backend.norm(&Norm { x: b.x, delta, weight: w.norm, eps: c.norm_eps, out: b.head_in, rows: Rows::Outputs });
     let epilogue = Epilogue { scale: c.logit_scale, bias: w.head_bias, softcap: c.logit_softcap, accumulate: false };
     backend.matmul(b.head_in, Rows::Outputs, &[Product { weight: w.head, out: b.logits, epilogue }]);
+    if let Wanted::Top { out, sum, .. } = wanted {
+        backend.select(&Select { logits: b.logits, out, sum });
+    }
 }
 
 impl LayerWeights {

@@ -12,7 +12,7 @@ pub use families::config as config_of;
 pub use perplexity::{Perplexity, perplexity};
 pub use weights::Progress;
 
-use crate::backend::{BLOCK, Backend, Buf, CacheShape, CacheType, Operand, Plan};
+use crate::backend::{BLOCK, Backend, Buf, CacheShape, CacheType, MAX_SELECTED, Operand, Plan};
 use crate::batch::SeqId;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
@@ -77,6 +77,8 @@ struct Buffers {
     logits: Buf,
     /// Rows of `logits`.
     head_rows: usize,
+    /// The `k` largest of each row of `logits`, `[head_rows, 2 k + 1]`, for some `k`, ascending.
+    selected: [(usize, Buf); 3],
     /// Input of attention and feed-forward `[n, dim]`.
     normed: Operand,
     /// Input of the output projection `[n, n_heads * head_dim]`.
@@ -89,6 +91,9 @@ struct Buffers {
 
 /// Rows of logits that are in the backend's memory at a time.
 const HEAD_ROWS: usize = 8;
+
+/// Largest logits of a row that are read: for greedy decoding, for common settings of top-k, for all others.
+const SELECTED: [usize; 3] = [1, 64, MAX_SELECTED];
 
 impl Model {
     /// Loads a model into `backend`.
@@ -145,6 +150,11 @@ impl Model {
         self.max_batch
     }
 
+    /// Rows of logits that are on the device at a time.
+    pub fn head_rows(&self) -> usize {
+        self.buffers.head_rows
+    }
+
     /// Where the model runs.
     pub fn backend(&self) -> &dyn Backend {
         &*self.backend
@@ -176,6 +186,10 @@ impl Buffers {
         let normed: Vec<_> = w.layers.iter().flat_map(|l| l.normed_readers()).collect();
         let attended: Vec<_> = w.layers.iter().map(|l| l.o.weight).collect();
         let gated: Vec<_> = w.layers.iter().map(|l| l.down.weight).collect();
+        let mut selected = [(0, Buf(0)); 3];
+        for (entry, k) in selected.iter_mut().zip(SELECTED.map(|k| k.min(c.n_vocab))) {
+            *entry = (k, backend.new_buf(head_rows, 2 * k + 1)?);
+        }
         Ok(Buffers {
             x: backend.new_buf(n, c.dim)?,
             q: backend.new_buf(n, q_dim)?,
@@ -186,6 +200,7 @@ impl Buffers {
             delta: backend.new_buf(n, c.dim)?,
             logits: backend.new_buf(head_rows, c.n_vocab)?,
             head_rows,
+            selected,
             normed: backend.new_operand(n, c.dim, &normed)?,
             attended: backend.new_operand(n, q_dim, &attended)?,
             gated: backend.new_operand(n, c.ff_dim, &gated)?,

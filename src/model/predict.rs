@@ -2,7 +2,7 @@
 //! cache predicted, and through the deeper layers once more from the streams that the trunk left.
 
 use super::Model;
-use super::forward::{append, block, store};
+use super::forward::{Wanted, append, block, store};
 use super::weights::{self, Linear};
 use crate::backend::{Norm, Operand, RopeAppend, Rows, read};
 use crate::batch::Batch;
@@ -109,7 +109,7 @@ impl Model {
             result = self.backend.write(self.buffers.x, 0, streams);
         }
         if result.is_ok() {
-            result = self.run(&mut plan, first..self.config.layers.len(), logits).await;
+            result = self.run(&mut plan, first..self.config.layers.len(), Wanted::All, logits).await;
         }
         self.plan = plan;
         result

@@ -1,7 +1,7 @@
 //! Logits to the probabilities that a token is drawn from, after all of [`Params`].
 
-use super::Params;
 use super::penalties::History;
+use super::{Logits, Params};
 use std::cmp::Ordering;
 
 /// A token that can be drawn.
@@ -19,12 +19,12 @@ pub struct Candidate {
 #[derive(Debug, Default)]
 pub struct Distribution {
     logits: Vec<f32>,
-    candidates: Vec<Candidate>,
+    pub(super) candidates: Vec<Candidate>,
 }
 
-/// More probable first, then the lower id.
-fn by_logit(a: &Candidate, b: &Candidate) -> Ordering {
-    b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
+/// More probable first, then the lower id; both zeros are equal.
+pub(super) fn by_logit(a: &Candidate, b: &Candidate) -> Ordering {
+    (b.logit + 0.0).total_cmp(&(a.logit + 0.0)).then(a.id.cmp(&b.id))
 }
 
 impl Distribution {
@@ -51,7 +51,15 @@ impl Distribution {
         self.candidates.iter().rev().find(|c| c.p > 0.0).map_or(0, |c| c.id)
     }
 
-    pub(super) fn fill(&mut self, logits: &[f32], params: &Params, history: &History) {
+    pub(super) fn fill(&mut self, logits: Logits<'_>, params: &Params, history: &History) {
+        let logits = match logits {
+            Logits::All(logits) => logits,
+            Logits::Top(top) => {
+                // Callers ask first whether these do; if they do not, they are the best that is known.
+                self.fill_top(top, params, history);
+                return;
+            }
+        };
         self.logits.clear();
         self.logits.extend_from_slice(logits);
         for &(id, bias) in &params.logit_bias {
@@ -84,7 +92,7 @@ impl Distribution {
     }
 
     /// Sets probabilities at a temperature.
-    fn normalize(&mut self, temperature: f32) {
+    pub(super) fn normalize(&mut self, temperature: f32) {
         let largest = self.largest();
         let mut sum = 0.0;
         for c in &mut self.candidates {
@@ -112,7 +120,7 @@ impl Distribution {
         }
     }
 
-    fn keep_typical(&mut self, mass: f32) {
+    pub(super) fn keep_typical(&mut self, mass: f32) {
         if mass >= 1.0 {
             return;
         }
@@ -134,7 +142,7 @@ impl Distribution {
     }
 
     /// Sorts only as far as the mass needs: large vocabularies have long tails.
-    fn keep_top_p(&mut self, mass: f32) {
+    pub(super) fn keep_top_p(&mut self, mass: f32) {
         if mass >= 1.0 {
             return;
         }
@@ -152,7 +160,7 @@ impl Distribution {
         self.truncate_at(f64::from(mass));
     }
 
-    fn keep_min_p(&mut self, share: f32) {
+    pub(super) fn keep_min_p(&mut self, share: f32) {
         if share > 0.0 {
             let least = self.largest() + share.ln();
             self.candidates.retain(|c| c.logit >= least);

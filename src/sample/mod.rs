@@ -2,8 +2,10 @@
 
 mod distribution;
 mod penalties;
+mod top;
 
 pub use distribution::{Candidate, Distribution};
+pub use top::{Logits, Top, Wish};
 
 use crate::error::{Error, Result};
 use penalties::History;
@@ -106,7 +108,7 @@ impl Sampler {
     }
 
     /// The distribution that the next token is drawn from.
-    pub fn distribution(&mut self, logits: &[f32]) -> &Distribution {
+    pub fn distribution(&mut self, logits: Logits<'_>) -> &Distribution {
         self.distribution.fill(logits, &self.params, &self.history);
         &self.distribution
     }
@@ -129,12 +131,12 @@ impl Sampler {
         let temperature = if self.params.temperature == 0.0 { 1.0 } else { self.params.temperature };
         let top_k = if self.params.top_k == 0 { n } else { self.params.top_k.min(n) };
         let mut distribution = Distribution::default();
-        distribution.fill(logits, &Params { temperature, top_k, ..self.params.clone() }, &history);
+        distribution.fill(Logits::All(logits), &Params { temperature, top_k, ..self.params.clone() }, &history);
         distribution
     }
 
     /// Draws the next token.
-    pub fn sample(&mut self, logits: &[f32]) -> u32 {
+    pub fn sample(&mut self, logits: Logits<'_>) -> u32 {
         self.distribution.fill(logits, &self.params, &self.history);
         let u = unit(&mut self.rng);
         self.distribution.pick(u)
@@ -147,10 +149,29 @@ fn unit(rng: &mut Pcg64Mcg) -> f64 {
 }
 
 /// Natural log-probabilities of the model's own distribution: of `token`, and of the `n` most probable tokens.
-pub fn log_probabilities(logits: &[f32], token: u32, n: usize) -> (f32, Vec<(u32, f32)>) {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&l| f64::from(l - largest).exp()).sum();
-    let log = |logit: f32| (f64::from(logit - largest) - sum.ln()) as f32;
+pub fn log_probabilities(logits: Logits<'_>, token: u32, n: usize) -> (f32, Vec<(u32, f32)>) {
+    let (largest, sum) = match logits {
+        Logits::All(logits) => {
+            let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            // Rounded as [`Top::sum`] is: what is read of the logits must not show.
+            (largest, logits.iter().map(|&l| f64::from(l - largest).exp()).sum::<f64>() as f32)
+        }
+        Logits::Top(top) => (top.logits.first().copied().unwrap_or_default(), top.sum),
+    };
+    let log = |logit: f32| (f64::from(logit - largest) - f64::from(sum).ln()) as f32;
+    let (own, mut top) = match logits {
+        Logits::All(logits) => (logits.get(token as usize).copied(), most_probable(logits, n)),
+        Logits::Top(top) => {
+            let pairs = || top.tokens.iter().zip(top.logits).map(|(&id, &logit)| (id as u32, logit));
+            (pairs().find(|p| p.0 == token).map(|p| p.1), pairs().take(n).collect())
+        }
+    };
+    top.iter_mut().for_each(|(_, logit)| *logit = log(*logit));
+    (own.map_or(f32::NEG_INFINITY, log), top)
+}
+
+/// The `n` largest logits with their tokens.
+fn most_probable(logits: &[f32], n: usize) -> Vec<(u32, f32)> {
     let mut top: Vec<(u32, f32)> = Vec::with_capacity(n + 1);
     for (id, &logit) in logits.iter().enumerate() {
         if top.len() < n || top.last().is_some_and(|&(_, least)| logit > least) {
@@ -159,6 +180,5 @@ pub fn log_probabilities(logits: &[f32], token: u32, n: usize) -> (f32, Vec<(u32
             top.truncate(n);
         }
     }
-    top.iter_mut().for_each(|(_, logit)| *logit = log(*logit));
-    (logits.get(token as usize).map_or(f32::NEG_INFINITY, |&l| log(l)), top)
+    top
 }

@@ -5,7 +5,7 @@
 
 use foreword::backend::{
     Activation, Attend, BLOCK, Backend, Buf, Cache, CacheShape, CacheType, DeviceInfo, Gate, MemoryUse, Norm, Operand,
-    Plan, Product, RopeAppend, RopePairs, Rows, Weight,
+    Plan, Product, RopeAppend, RopePairs, Rows, Select, Weight,
 };
 use foreword::error::Result;
 use foreword::quant::{TensorType, decode};
@@ -304,6 +304,20 @@ impl Backend for Reference {
                 cache.keys.copy_within(from.clone(), to);
                 cache.values.copy_within(from, to);
             }
+        }
+    }
+
+    fn select(&mut self, op: &Select) {
+        for row in 0..self.plan.outputs.len() {
+            let logits = self.bufs[op.logits.0 as usize].row(row);
+            let mut columns: Vec<usize> = (0..logits.len()).collect();
+            // Stable: equal ones stay in order.
+            columns.sort_by(|&a, &b| logits[b].partial_cmp(&logits[a]).expect("a number"));
+            let sum = logits.iter().map(|l| (l - logits[columns[0]]).exp()).sum();
+            let k = self.bufs[op.out.0 as usize].cols / 2;
+            let largest = columns[..k].iter().map(|&c| logits[c]);
+            let values: Vec<f64> = largest.chain(columns[..k].iter().map(|&c| c as f64)).chain([sum]).collect();
+            self.bufs[op.out.0 as usize].row_mut(row).copy_from_slice(&values);
         }
     }
 

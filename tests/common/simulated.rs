@@ -102,6 +102,9 @@ impl Backend for Simulated {
     fn gate(&mut self, op: &Gate) {
         self.cpu.gate(op);
     }
+    fn select(&mut self, op: &Select) {
+        self.cpu.select(op);
+    }
     fn move_cells(&mut self, cache: Cache, moves: &[(u32, u32)]) {
         self.cpu.move_cells(cache, moves);
     }

@@ -2,7 +2,7 @@
 
 use super::{
     Attend, Backend, Buf, Cache, CacheShape, DeviceInfo, Epilogue, Gate, MemoryUse, Norm, Operand, Plan, Product,
-    RopeAppend, Rows, Weight,
+    RopeAppend, Rows, Select, Weight,
 };
 use crate::error::{Error, Result};
 use crate::quant::TensorType;
@@ -18,6 +18,7 @@ mod matmul;
 mod operand;
 pub mod pool;
 mod rows;
+mod select;
 pub mod simd;
 mod weight;
 
@@ -301,6 +302,15 @@ impl Backend for Cpu {
             let (gate, up) = (&gate.data[i * cols..][..cols], &up.data[i * cols..][..cols]);
             level.run(GateRow { gate, up, activation: op.activation, out, groups });
         });
+    }
+
+    fn select(&mut self, op: &Select) {
+        let (mut out, cols, n) = (self.take(op.out), self.buf(op.out).cols, self.n_rows(Rows::Outputs));
+        let logits = self.buf(op.logits);
+        self.pool.rows(n, (&mut out, cols, None), none(), none(), &|i, out, _, _| {
+            select::select_row(&logits.data[i * logits.cols..][..logits.cols], op.sum, out);
+        });
+        self.put(op.out, out);
     }
 
     fn move_cells(&mut self, cache: Cache, moves: &[(u32, u32)]) {

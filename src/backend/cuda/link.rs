@@ -68,6 +68,8 @@ pub enum Kernel {
     },
     Combine,
     Gate,
+    SelectBlocks,
+    Select,
     MoveCells,
 }
 
@@ -85,6 +87,8 @@ impl Kernel {
             Kernel::Attend { .. } => "attend",
             Kernel::Combine => "combine",
             Kernel::Gate => "gate",
+            Kernel::SelectBlocks => "select_blocks",
+            Kernel::Select => "select",
             Kernel::MoveCells => "move_cells",
         }
     }
@@ -100,7 +104,8 @@ impl Kernel {
 
     /// Every legal combination (a few head sizes stand for all).
     pub fn all() -> Vec<Kernel> {
-        let mut all = vec![Kernel::Norm, Kernel::Angles, Kernel::Combine, Kernel::Gate, Kernel::MoveCells];
+        let mut all = vec![Kernel::Norm, Kernel::Angles, Kernel::Combine, Kernel::Gate];
+        all.extend([Kernel::SelectBlocks, Kernel::Select, Kernel::MoveCells]);
         for layout in Layout::ALL {
             all.push(Kernel::Embed { layout });
             if is_float(layout) {
@@ -171,6 +176,8 @@ impl Kernel {
             Kernel::Attend { .. } => shader!("attend.cu"),
             Kernel::Combine => shader!("combine.cu"),
             Kernel::Gate => shader!("gate.cu"),
+            Kernel::SelectBlocks => shader!("select_blocks.cu"),
+            Kernel::Select => shader!("select.cu"),
             Kernel::MoveCells => shader!("move_cells.cu"),
         });
         source + &parts.join("\n")

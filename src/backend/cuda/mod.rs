@@ -7,7 +7,7 @@
 
 use super::{
     Attend, Backend, Buf, Cache, CacheShape, DeviceInfo, Gate, KernelTime, MemoryUse, Norm, Operand, Plan, Product,
-    RopeAppend, Rows, Weight,
+    RopeAppend, Rows, Select, Weight,
 };
 use crate::error::{Error, Result};
 use crate::quant::TensorType;
@@ -54,6 +54,8 @@ pub struct Cuda {
     angles: Vec<Angles>,
     partials: Scratch,
     moves: Scratch,
+    /// Maxima of blocks of logits.
+    blocks: Scratch,
     dots: Dots,
     /// Of an op that could not report it.
     fault: Option<Error>,
@@ -74,6 +76,7 @@ impl Cuda {
             angles: Vec::new(),
             partials: Scratch::default(),
             moves: Scratch::default(),
+            blocks: Scratch::default(),
             dots: if has_mma { Dots::Mma } else { Dots::Dp4a },
             fault: None,
             device,
@@ -183,6 +186,11 @@ impl Backend for Cuda {
 
     fn gate(&mut self, op: &Gate) {
         self.record_gate(op);
+    }
+
+    fn select(&mut self, op: &Select) {
+        let recorded = self.record_select(op);
+        self.note(recorded);
     }
 
     fn move_cells(&mut self, cache: Cache, moves: &[(u32, u32)]) {

@@ -1,6 +1,8 @@
 //! Ops as launches: which kernel, grid and parameters each one takes.
 
-use super::super::{Activation, Attend, Buf, Cache, Gate, Norm, Operand, Product, RopeAppend, RopePairs, Rows, Weight};
+use super::super::{
+    Activation, Attend, Buf, Cache, Gate, Norm, Operand, Product, RopeAppend, RopePairs, Rows, Select, Weight,
+};
 use super::Cuda;
 use super::device::Address;
 use super::link::{Kernel, is_float, max_queries};
@@ -14,6 +16,10 @@ const MAX_PRODUCTS: usize = 4;
 
 /// Rows that `matmul_few` takes: as many as are still bound by memory.
 const MAX_FEW: usize = 32;
+
+/// Blocks of columns that the logits of a row are cut into: few enough for one block of threads to search, and to count in 16
+/// bits.
+const MAX_BLOCKS: usize = 4096;
 
 /// Positions that a part of an attention has at least.
 const MIN_PART: usize = 128;
@@ -177,7 +183,7 @@ impl Cuda {
         let (n_tiles, longest) = self.step.cut_tiles(&mut self.device, most / group)?;
         let n = self.step.n_rows(Rows::All);
         let n_parts = self.attention_parts(op, op.n_heads / group * n_tiles);
-        let partials = self.partials(n_parts * n * op.n_heads * (shape.head_dim + 2) * 4)?;
+        let partials = self.grow(|c| &mut c.partials, n_parts * n * op.n_heads * (shape.head_dim + 2) * 4)?;
         let cells = self.memory.caches[op.cache.0 as usize].layer(op.layer);
         let params = Params::default()
             .addresses([self.step.address(), self.address(op.q), cells, partials])
@@ -204,17 +210,18 @@ impl Cuda {
         (2 * self.device.n_processors / n_blocks.max(1)).min(longest.div_ceil(MIN_PART)).max(1)
     }
 
-    /// Memory for parts of an attention.
-    fn partials(&mut self, bytes: usize) -> Result<Address> {
-        if self.partials.bytes < bytes {
+    /// The address of a scratch, at least `bytes` long.
+    fn grow(&mut self, scratch: fn(&mut Cuda) -> &mut Scratch, bytes: usize) -> Result<Address> {
+        if scratch(self).bytes < bytes {
             let size = bytes.next_power_of_two();
-            let old = std::mem::replace(&mut self.partials, Scratch { address: self.device.alloc(size)?, bytes: size });
+            let new = Scratch { address: self.device.alloc(size)?, bytes: size };
+            let old = std::mem::replace(scratch(self), new);
             if old.bytes > 0 {
                 self.step.flush(&mut self.device)?;
                 self.device.free(old.address)?;
             }
         }
-        Ok(self.partials.address)
+        Ok(scratch(self).address)
     }
 
     pub(super) fn record_gate(&mut self, op: &Gate) {
@@ -225,6 +232,22 @@ impl Cuda {
             .words([dim as u32, u32::from(op.activation == Activation::GeluTanh)]);
         let grid = [(out.groups * 32).div_ceil(Kernel::Gate.threads() as usize), self.step.n_rows(Rows::All), 1];
         self.step.record(Kernel::Gate, grid, params);
+    }
+
+    pub(super) fn record_select(&mut self, op: &Select) -> Result<()> {
+        let (n, out) = (self.memory.bufs[op.logits.0 as usize].cols, &self.memory.bufs[op.out.0 as usize]);
+        let (n_rows, k) = (self.step.n_rows(Rows::Outputs), out.cols / 2);
+        let block = n.div_ceil(MAX_BLOCKS).next_power_of_two().max(64);
+        let n_blocks = n.div_ceil(block);
+        let blocks = self.grow(|c| &mut c.blocks, n_rows * n_blocks * 8)?;
+        let (logits, out) = (self.address(op.logits), self.address(op.out));
+        let words = [n, block, n_blocks, k].map(|v| v as u32);
+        let params = Params::default().addresses([logits, blocks]).words([words[0], words[1], words[2]]);
+        let warps = Kernel::SelectBlocks.threads() as usize / 32;
+        self.step.record(Kernel::SelectBlocks, [n_blocks.div_ceil(warps), n_rows, 1], params);
+        let params = Params::default().addresses([logits, blocks, out]).words(words);
+        self.step.record(Kernel::Select, [n_rows, 1, 1], params);
+        Ok(())
     }
 
     pub(super) fn record_move_cells(&mut self, cache: Cache, moves: &[(u32, u32)]) -> Result<()> {

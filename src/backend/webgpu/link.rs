@@ -53,6 +53,8 @@ pub enum Kernel {
         quads: u8,
     },
     Gate,
+    SelectBlocks,
+    Select,
     MoveCells,
 }
 
@@ -68,13 +70,20 @@ impl Kernel {
             Kernel::RopeAppend { .. } => "rope_append",
             Kernel::Attend { .. } => "attend",
             Kernel::Gate => "gate",
+            Kernel::SelectBlocks => "select_blocks",
+            Kernel::Select => "select",
             Kernel::MoveCells => "move_cells",
         }
     }
 
+    /// Whether the source uses `shaders/step.wgsl`; bindings that are not used have no place in a layout.
+    pub(super) fn reads_step(self) -> bool {
+        !matches!(self, Kernel::Select | Kernel::MoveCells)
+    }
+
     /// Every legal combination (a few head sizes stand for all).
     pub fn all() -> Vec<Kernel> {
-        let mut all = vec![Kernel::Norm, Kernel::Gate, Kernel::MoveCells];
+        let mut all = vec![Kernel::Norm, Kernel::Gate, Kernel::SelectBlocks, Kernel::Select, Kernel::MoveCells];
         for layout in Layout::ALL {
             all.extend([Kernel::Embed { layout }, Kernel::Matvec { layout }]);
             all.extend([1, 2, 4, 8].map(|tokens| Kernel::MatmulFew { layout, tokens }));
@@ -129,6 +138,8 @@ impl Kernel {
             Kernel::RopeAppend { .. } => shader!("rope_append"),
             Kernel::Attend { .. } => shader!("attend"),
             Kernel::Gate => shader!("gate"),
+            Kernel::SelectBlocks => shader!("select_blocks"),
+            Kernel::Select => shader!("select"),
             Kernel::MoveCells => shader!("move_cells"),
         });
         // Browsers want the line; naga, behind the native backends, knows subgroups without it and not the line.

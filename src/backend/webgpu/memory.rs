@@ -73,6 +73,10 @@ impl CacheData {
     }
 }
 
+/// A buffer that grows with what steps need of it, and its bytes.
+#[derive(Default)]
+pub(super) struct Scratch(Option<(BufferId, usize)>);
+
 /// See the module text.
 pub(super) struct Memory {
     pub(super) device: wgpu::Device,
@@ -130,6 +134,19 @@ impl Memory {
             mapped_at_creation: false,
         }));
         Ok(self.buffers.len() as u32 - 1)
+    }
+
+    /// The buffer of `scratch`, at least `bytes` long.
+    pub(super) fn scratch(&mut self, scratch: &mut Scratch, what: &'static str, bytes: usize) -> Result<BufferId> {
+        match scratch.0 {
+            Some((id, size)) if size >= bytes => Ok(id),
+            _ => {
+                let size = bytes.next_power_of_two().max(1024);
+                let id = self.storage(what, size)?;
+                scratch.0 = Some((id, size));
+                Ok(id)
+            }
+        }
     }
 
     pub(super) fn new_buf(&mut self, rows: usize, cols: usize) -> Result<u32> {

@@ -7,7 +7,7 @@
 
 use super::{
     Attend, Backend, Buf, Cache, CacheShape, DeviceInfo, Gate, KernelTime, MemoryUse, Norm, Operand, Plan, Product,
-    RopeAppend, Rows, Weight,
+    RopeAppend, Rows, Select, Weight,
 };
 use crate::error::{Error, Kind, Result};
 use crate::quant::TensorType;
@@ -25,7 +25,7 @@ pub use crate::quant::panels::Layout;
 pub use link::{Kernel, Lanes};
 
 use link::Pipelines;
-use memory::Memory;
+use memory::{Memory, Scratch};
 use profile::Profile;
 use step::Step;
 
@@ -110,8 +110,10 @@ pub struct WebGpu {
     memory: Memory,
     step: Step,
     angles: Vec<record::Angles>,
-    /// Buffer for lists of moved cells, and its bytes.
-    moves: Option<(memory::BufferId, usize)>,
+    /// Lists of moved cells.
+    moves: Scratch,
+    /// Maxima of blocks of logits.
+    blocks: Scratch,
     reading: Option<Reading>,
     /// A buffer for results, kept between steps.
     spare: Option<wgpu::Buffer>,
@@ -182,7 +184,8 @@ impl WebGpu {
             memory,
             step,
             angles: Vec::new(),
-            moves: None,
+            moves: Scratch::default(),
+            blocks: Scratch::default(),
             reading: None,
             spare: None,
             is_processor,
@@ -335,6 +338,11 @@ impl Backend for WebGpu {
 
     fn gate(&mut self, op: &Gate) {
         self.record_gate(op);
+    }
+
+    fn select(&mut self, op: &Select) {
+        let recorded = self.record_select(op);
+        self.note(recorded);
     }
 
     fn move_cells(&mut self, cache: Cache, moves: &[(u32, u32)]) {

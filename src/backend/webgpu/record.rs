@@ -1,7 +1,8 @@
 //! Ops as dispatches: which kernel, constants and buffers each one takes.
 
 use super::super::{
-    Activation, Attend, Buf, Cache, CacheShape, Gate, Norm, Operand, Product, RopeAppend, RopePairs, Rows, Weight,
+    Activation, Attend, Buf, Cache, CacheShape, Gate, Norm, Operand, Product, RopeAppend, RopePairs, Rows, Select,
+    Weight,
 };
 use super::WebGpu;
 use super::link::{Kernel, MAX_QUERIES};
@@ -14,6 +15,9 @@ const MAX_PRODUCTS: usize = 3;
 
 /// Threads of a workgroup.
 const THREADS: usize = 64;
+
+/// Blocks of columns that the logits of a row are cut into: few enough for one workgroup to search, and to count in 16 bits.
+const MAX_BLOCKS: usize = 4096;
 
 /// Cosines and sines `[n, rope_dim / 2]` of a step's positions, made on the host: WGSL promises no accuracy for large
 /// angles.
@@ -250,12 +254,27 @@ impl WebGpu {
         self.step.record(&self.memory, Kernel::Gate, &params, &buffers, grid);
     }
 
+    pub(super) fn record_select(&mut self, op: &Select) -> Result<()> {
+        let (n, out) = (self.memory.bufs[op.logits.0 as usize].cols, &self.memory.bufs[op.out.0 as usize]);
+        let (n_rows, k) = (self.step.n_rows(Rows::Outputs), out.cols / 2);
+        let block = n.div_ceil(MAX_BLOCKS).next_power_of_two().max(64);
+        let n_blocks = n.div_ceil(block);
+        let blocks = self.memory.scratch(&mut self.blocks, "maxima", out.rows * n_blocks * 8)?;
+        let params = [n, block, n_blocks, k].map(|v| v as u32);
+        let (logits, out) = (self.buffer(op.logits), self.buffer(op.out));
+        let grid = [n_blocks.div_ceil(THREADS) as u32, n_rows as u32, 1];
+        self.step.record(&self.memory, Kernel::SelectBlocks, &params[..3], &[logits, blocks], grid);
+        let grid = [n_rows as u32, 1, 1];
+        self.step.record(&self.memory, Kernel::Select, &params, &[logits, blocks, out], grid);
+        Ok(())
+    }
+
     pub(super) fn record_move_cells(&mut self, cache: Cache, moves: &[(u32, u32)]) -> Result<()> {
         let list: Vec<u32> =
             [moves.len() as u32].into_iter().chain(moves.iter().flat_map(|&(from, to)| [from, to])).collect();
         // Overwritten only after what reads it was sent.
         self.step.flush(&self.memory, None);
-        let buffer = self.move_list(list.len() * 4)?;
+        let buffer = self.memory.scratch(&mut self.moves, "moves", list.len() * 4)?;
         self.memory.queue.write_buffer(self.memory.buffer(buffer), 0, &super::step::bytes(&list));
         let data = &self.memory.caches[cache.0 as usize];
         let words = data.cell_words();
@@ -264,14 +283,5 @@ impl WebGpu {
             self.step.record(&self.memory, Kernel::MoveCells, &[words as u32], &[buffer, layer], grid);
         }
         Ok(())
-    }
-
-    /// The buffer for lists of moves, at least `bytes` long.
-    fn move_list(&mut self, bytes: usize) -> Result<BufferId> {
-        if self.moves.is_none_or(|(_, size)| size < bytes) {
-            let size = bytes.next_power_of_two().max(1024);
-            self.moves = Some((self.memory.storage("moves", size)?, size));
-        }
-        Ok(self.moves.map_or(0, |(id, _)| id))
     }
 }

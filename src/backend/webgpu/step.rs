@@ -211,7 +211,7 @@ impl Step {
         let mut entries = ArrayVec::<wgpu::BindGroupEntry<'_>, 10>::new();
         let params = wgpu::BufferBinding { buffer: &slots.buffer, offset, size: std::num::NonZeroU64::new(SLOT) };
         entries.push(wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(params) });
-        if key.kernel != Kernel::MoveCells {
+        if key.kernel.reads_step() {
             entries.push(wgpu::BindGroupEntry { binding: 1, resource: self.header.as_entire_binding() });
         }
         for (&id, binding) in key.buffers.iter().zip(2..) {

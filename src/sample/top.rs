@@ -1,0 +1,155 @@
+//! Choosing from the largest logits alone: a GPU's result is a thousand bytes then, not the vocabulary.
+//!
+//! The choice is exactly that of all logits, or [`Distribution::fill_top`] says that it cannot be known.
+
+use super::distribution::{Candidate, Distribution, by_logit};
+use super::penalties::History;
+use super::{Params, Sampler};
+use std::cmp::Ordering;
+
+/// What a token is chosen from.
+#[derive(Clone, Copy, Debug)]
+pub enum Logits<'a> {
+    /// Of the whole vocabulary `[n_vocab]`.
+    All(&'a [f32]),
+    /// The largest ones.
+    Top(Top<'a>),
+}
+
+/// The largest logits of a vocabulary that has more.
+#[derive(Clone, Copy, Debug)]
+pub struct Top<'a> {
+    /// From the largest down.
+    pub logits: &'a [f32],
+    /// Their tokens; of equal logits the lower one first.
+    pub tokens: &'a [f32],
+    /// Sum of `exp(logit - largest)` over the vocabulary; only where the [`Wish`] has it.
+    pub sum: f32,
+}
+
+/// Which of the largest logits make a choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// How many.
+    pub n: usize,
+    /// Whether [`Top::sum`] is needed.
+    pub sum: bool,
+    /// Whether they always do; else [`Sampler::suffices`] tells.
+    pub sure: bool,
+}
+
+/// Share of the mass within which a cut depends on how the sum of all was rounded.
+const MARGIN: f64 = 1e-4;
+
+impl Params {
+    pub(super) fn penalizes(&self) -> bool {
+        self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
+    }
+
+    /// Whether no token's logit can rise.
+    fn only_lowers(&self) -> bool {
+        self.repetition_penalty >= 1.0
+            && self.presence_penalty >= 0.0
+            && self.frequency_penalty >= 0.0
+            && self.logit_bias.iter().all(|(_, bias)| *bias <= 0.0)
+    }
+}
+
+impl Sampler {
+    /// Which logits the choice behind `ahead` more tokens needs, when at most `most` are to be had; `None`: all of them.
+    pub fn wish(&self, ahead: usize, most: usize) -> Option<Wish> {
+        let p = &self.params;
+        let n_penalized = self.history.n_penalized(p);
+        let lowered = p.logit_bias.len() + if p.penalizes() { n_penalized + ahead } else { 0 };
+        let wish = if !p.only_lowers() {
+            None
+        } else if p.temperature == 0.0 {
+            Some(Wish { n: 1 + lowered, sum: false, sure: true })
+        } else if p.top_k > 0 {
+            Some(Wish { n: p.top_k.saturating_add(lowered), sum: false, sure: true })
+        } else if p.typical_p < 1.0 {
+            None
+        } else if p.top_p < 1.0 {
+            (lowered == 0).then_some(Wish { n: most, sum: true, sure: false })
+        } else {
+            (p.min_p > 0.0).then_some(Wish { n: most, sum: false, sure: false })
+        };
+        wish.filter(|w| w.n <= most)
+    }
+
+    /// Whether a token can be chosen from these.
+    pub fn suffices(&mut self, top: Top<'_>) -> bool {
+        self.distribution.fill_top(top, &self.params, &self.history)
+    }
+}
+
+impl Distribution {
+    /// The distribution that all logits would give; `false` when these do not tell.
+    pub(super) fn fill_top(&mut self, top: Top<'_>, params: &Params, history: &History) -> bool {
+        self.candidates.clear();
+        let raw = top.logits.iter().zip(top.tokens).map(|(&logit, &id)| Candidate { id: id as u32, logit, p: 0.0 });
+        let Some(last) = raw.clone().next_back() else { return false };
+        for mut c in raw {
+            let biases = params.logit_bias.iter().filter(|(id, _)| *id == c.id);
+            c.logit = biases.fold(c.logit, |logit, (_, bias)| logit + bias);
+            c.logit = history.penalized(params, c.id, c.logit);
+            // Logits that are not here lie behind the last one, and none rises: what is before it is before them.
+            if by_logit(&c, &last) != Ordering::Greater {
+                self.candidates.push(c);
+            }
+        }
+        self.candidates.sort_unstable_by(by_logit);
+        if self.candidates.is_empty() {
+            return false;
+        }
+        if params.temperature == 0.0 {
+            self.candidates.truncate(1);
+            self.candidates[0].p = 1.0;
+            return true;
+        }
+        if params.top_k > 0 {
+            if self.candidates.len() < params.top_k {
+                return false;
+            }
+            self.candidates.truncate(params.top_k);
+            self.keep_typical(params.typical_p);
+            self.keep_top_p(params.top_p);
+            self.keep_min_p(params.min_p);
+        } else if params.top_p < 1.0 {
+            if !self.keep_mass(f64::from(params.top_p), f64::from(top.sum)) {
+                return false;
+            }
+            self.keep_min_p(params.min_p);
+        } else {
+            let known = self.candidates.len();
+            self.keep_min_p(params.min_p);
+            if self.candidates.len() == known {
+                return false;
+            }
+            // As they come out of the whole vocabulary.
+            self.candidates.sort_unstable_by_key(|c| c.id);
+        }
+        self.normalize(params.temperature);
+        true
+    }
+
+    /// Keeps candidates, which are in order, until they make up `mass` of the vocabulary's `sum`; `false` when they do not, or
+    /// when rounding decides about the last one.
+    fn keep_mass(&mut self, mass: f64, sum: f64) -> bool {
+        let largest = self.candidates[0].logit;
+        let mut reached = 0.0;
+        for i in 0..self.candidates.len() {
+            let p = f64::from(self.candidates[i].logit - largest).exp() / sum;
+            let before = reached;
+            reached += p;
+            if reached >= mass {
+                self.candidates.truncate(i + 1);
+                return reached - mass > MARGIN && (i == 0 || mass - before > MARGIN);
+            }
+            if mass - reached <= MARGIN {
+                return false;
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,149 @@
+//! Matrix products.
+
+use super::common::random::{Random, rows};
+use super::{backends, buf, check, get, tolerance};
+use foreword::backend::{Backend, Epilogue, Norm, Product, Rows};
+use foreword::quant::{TensorType, decode};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+/// Rows divided by their root mean square, as a norm with weights of one makes them.
+fn normalised(x: &[f32], cols: usize) -> Vec<f64> {
+    let rms = |row: &[f32]| (row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / cols as f64).sqrt();
+    x.chunks(cols).flat_map(|row| row.iter().map(move |&v| f64::from(v) / rms(row))).collect()
+}
+
+/// Bound on `weight · x` when `x` is quantized: per 32 columns, the largest `|x|` times the sum of `|w|`.
+fn product_bounds(ty: TensorType, decoded: &[f32], x: &[f64], cols: usize) -> Vec<f64> {
+    let relative = if ty.is_float() { 1e-5 } else { tolerance::ACTIVATIONS + tolerance::SCALES };
+    let bound = |x: &[f64], w: &[f32]| -> f64 {
+        let groups = x.chunks(32).zip(w.chunks(32));
+        let sum: f64 = groups
+            .map(|(x, w)| {
+                x.iter().fold(0.0, |m: f64, v| m.max(v.abs())) * w.iter().map(|w| f64::from(w.abs())).sum::<f64>()
+            })
+            .sum();
+        sum * relative + 1e-5
+    };
+    x.chunks(cols).flat_map(|x| decoded.chunks(cols).map(move |w| bound(x, w))).collect()
+}
+
+struct Shape {
+    ty: TensorType,
+    rows: usize,
+    cols: usize,
+    n: usize,
+}
+
+/// Norm with weights of one, then a product.
+fn matmul_case(
+    backends: &mut [(String, Box<dyn Backend>)],
+    shape: &Shape,
+    epilogue: &dyn Fn(&mut dyn Backend) -> Epilogue,
+) {
+    let &Shape { ty, rows: n_rows, cols, n } = shape;
+    let mut random = Random::new((n_rows * 31 + cols * 7 + n) as u64);
+    let bytes = random.weights(ty, n_rows * cols);
+    let (x, before) = (random.floats(n * cols), random.floats(n * n_rows));
+    let mut decoded = vec![0.0; n_rows * cols];
+    decode(ty, &bytes, &mut decoded).unwrap();
+    let bounds = product_bounds(ty, &decoded, &normalised(&x, cols), cols);
+    let case = |b: &mut dyn Backend| {
+        let weight = b.new_weight(ty, n_rows, cols).unwrap();
+        // In two parts, the second one ragged.
+        let cut = (n_rows / 2).next_multiple_of(16).min(n_rows);
+        let (first, second) = bytes.split_at(ty.row_bytes(cut * cols).unwrap());
+        b.load_rows(weight, 0, first).unwrap();
+        if !second.is_empty() {
+            b.load_rows(weight, cut, second).unwrap();
+        }
+        let (x, ones, out) = (buf(b, cols, &x), buf(b, cols, &vec![1.0; cols]), buf(b, n_rows, &before));
+        let operand = b.new_operand(n, cols, &[weight]).unwrap();
+        let epilogue = epilogue(b);
+        b.begin(&rows(n)).unwrap();
+        b.norm(&Norm { x, delta: None, weight: ones, eps: 0.0, out: operand, rows: Rows::All });
+        b.matmul(operand, Rows::All, &[Product { weight, out, epilogue }]);
+        get(b, out, n, n_rows)
+    };
+    // Factors of the epilogues below are at most 1, and a soft-cap only flattens.
+    check(backends, &format!("matmul {ty:?} [{n_rows}, {cols}] x {n}"), case, |i, _| bounds[i]);
+}
+
+#[test]
+fn matmul_of_every_type() {
+    let mut backends = backends();
+    for &ty in TensorType::ALL {
+        for (n_rows, cols, n) in [
+            (1, 32, 1),
+            (17, 96, 2),
+            (16, 256, 1),
+            (37, 256, 3),
+            (70, 576, 7),
+            (64, 512, 33),
+            (130, 768, 100),
+            (49, 64, 16),
+        ] {
+            if cols % ty.block_len() == 0 {
+                matmul_case(&mut backends, &Shape { ty, rows: n_rows, cols, n }, &|_| Epilogue::STORE);
+            }
+        }
+    }
+    for (n_rows, cols, n) in [(5, 7, 1), (33, 50, 3), (65, 33, 40)] {
+        for ty in [TensorType::F32, TensorType::F16, TensorType::BF16] {
+            matmul_case(&mut backends, &Shape { ty, rows: n_rows, cols, n }, &|_| Epilogue::STORE);
+        }
+    }
+}
+
+#[test]
+fn matmul_epilogues() {
+    let mut backends = backends();
+    for n in [1, 3, 40] {
+        for i in 0..16 {
+            let shape = Shape { ty: [TensorType::Q4_1, TensorType::F32][i % 2], rows: 50, cols: 96, n };
+            matmul_case(&mut backends, &shape, &move |b| Epilogue {
+                scale: if i & 8 == 0 { 1.0 } else { -0.7 },
+                bias: (i & 1 == 0).then(|| buf(b, 50, &Random::new(5).floats(50))),
+                softcap: if i & 2 == 0 { 0.0 } else { 0.8 },
+                accumulate: i & 4 == 0,
+            });
+        }
+    }
+}
+
+#[test]
+fn matmul_of_several_weights() {
+    let mut backends = backends();
+    let types = [TensorType::Q4_0, TensorType::Q4_0, TensorType::Q6_K, TensorType::Q8_0, TensorType::Q4_0];
+    let (sizes, cols) = ([48, 16, 33, 5, 100], 256);
+    for n in [1, 7, 50] {
+        let mut random = Random::new(n as u64);
+        let x = random.floats(n * cols);
+        let bytes: Vec<Vec<u8>> = types.iter().zip(sizes).map(|(&ty, rows)| random.weights(ty, rows * cols)).collect();
+        let scaled = normalised(&x, cols);
+        let mut bounds = Vec::new();
+        for ((&ty, rows), bytes) in types.iter().zip(sizes).zip(&bytes) {
+            let mut decoded = vec![0.0; rows * cols];
+            decode(ty, bytes, &mut decoded).unwrap();
+            bounds.extend(product_bounds(ty, &decoded, &scaled, cols));
+        }
+        let case = |b: &mut dyn Backend| {
+            let mut weights = Vec::new();
+            for ((&ty, rows), bytes) in types.iter().zip(sizes).zip(&bytes) {
+                let weight = b.new_weight(ty, rows, cols).unwrap();
+                b.load_rows(weight, 0, bytes).unwrap();
+                weights.push(weight);
+            }
+            let (x, ones) = (buf(b, cols, &x), buf(b, cols, &vec![1.0; cols]));
+            let operand = b.new_operand(n, cols, &weights).unwrap();
+            let product =
+                |(&weight, rows)| Product { weight, out: b.new_buf(n, rows).unwrap(), epilogue: Epilogue::STORE };
+            let products: Vec<Product> = weights.iter().zip(sizes).map(product).collect();
+            b.begin(&rows(n)).unwrap();
+            b.norm(&Norm { x, delta: None, weight: ones, eps: 0.0, out: operand, rows: Rows::All });
+            b.matmul(operand, Rows::All, &products);
+            products.iter().zip(sizes).flat_map(|(p, rows)| get(b, p.out, n, rows)).collect()
+        };
+        check(&mut backends, &format!("matmul of five weights x {n}"), case, |i, _| bounds[i]);
+    }
+}
