@@ -9,7 +9,9 @@ const dist = path.join(here, 'dist');
 const common = { bundle: true, format: 'esm', target: 'es2022', minify: true, legalComments: 'none', logLevel: 'warning' };
 
 /** What the package loads by itself at run time lies beside the page's script. */
-const PACKAGE = ['worker.js', 'thread.js', 'simd.wasm', 'relaxed.wasm'];
+const PACKAGE = ['worker.js', 'thread.js', 'simd.wasm', 'relaxed.wasm', 'webgpu.wasm'];
+/** Kept for offline use not before it has been asked for. */
+const LATER = ['webgpu.wasm'];
 const OWN = ['index.html', 'icon.svg', 'manifest.webmanifest'];
 
 export async function build() {
@@ -21,7 +23,7 @@ export async function build() {
   const files = fs.readdirSync(dist).sort();
   const hash = createHash('sha256');
   files.forEach((name) => hash.update(fs.readFileSync(path.join(dist, name))));
-  const define = { FILES: JSON.stringify(['./', ...files]), VERSION: JSON.stringify(hash.digest('hex').slice(0, 12)) };
+  const define = { FILES: JSON.stringify(['./', ...files.filter((name) => !LATER.includes(name))]), VERSION: JSON.stringify(hash.digest('hex').slice(0, 12)) };
   await esbuild.build({ ...common, entryPoints: [path.join(here, 'src/sw.js')], outfile: path.join(dist, 'sw.js'), define });
 }
 

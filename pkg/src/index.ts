@@ -43,17 +43,22 @@ export class Foreword {
   /** Models that can be loaded by name. */
   static readonly models = registry;
 
-  /** What the model is and what it runs on. */
-  readonly info: ModelInfo;
   readonly chat: { completions: { create: Create<ChatCompletionRequest, ChatCompletion, ChatCompletionChunk> } };
   readonly completions: { create: Create<CompletionRequest, Completion, Completion> };
   readonly #connection: Connection;
+  #info: ModelInfo;
 
   private constructor(connection: Connection, info: ModelInfo) {
     this.#connection = connection;
-    this.info = info;
+    this.#info = info;
+    connection.client.onInfo((now) => (this.#info = now));
     this.chat = { completions: { create: this.#creator('messages') } };
     this.completions = { create: this.#creator('prompt') };
+  }
+
+  /** What the model is and what it runs on; that may change when a GPU is lost. */
+  get info(): ModelInfo {
+    return this.#info;
   }
 
   /** Loads a model. Throws a {@link ForewordError}. */
@@ -67,7 +72,7 @@ export class Foreword {
     const { inputs, name } = resolve(source, options);
     const early = sidecar && { sidecar: resolve(sidecar, {}).inputs[0]!, prefill: prefill ?? 'auto' };
     const connection = connect(assets);
-    const args = { inputs, name, cache, backend: backend === 'webgpu' ? backend : ('cpu' as const), ...(threads && { threads }), ...(contextLength && { contextLength }), ...(kvCache && { kvCache }), ...(speculate && { speculate: speculate === 'auto' ? {} : speculate }), ...(early && { early }) };
+    const args = { inputs, name, cache, backend, ...(threads && { threads }), ...(contextLength && { contextLength }), ...(kvCache && { kvCache }), ...(speculate && { speculate: speculate === 'auto' ? {} : speculate }), ...(early && { early }) };
     const over = () => connection.close(new ForewordError('cancelled', 'Loading was cancelled.'));
     // The worker may be deep in a synchronous stretch: its end is the quickest way out, and what was downloaded stays.
     signal?.addEventListener('abort', over, { once: true });

@@ -1,10 +1,9 @@
 /** Which build of the core runs here, and starting it with its threads. */
-import initRelaxed, { Session as RelaxedSession } from '../build/relaxed.js';
-import initSimd, { Session as SimdSession } from '../build/simd.js';
-import initWebGpu, { Session as WebGpuSession } from '../build/webgpu.js';
+import initRelaxed, { Session as RelaxedSession, trial as trialRelaxed } from '../build/relaxed.js';
+import initSimd, { Session as SimdSession, trial as trialSimd } from '../build/simd.js';
+import initWebGpu, { Session as WebGpuSession, trial as trialWebGpu } from '../build/webgpu.js';
 import { ForewordError } from './error.js';
 import { compile, isNode, spawn } from './platform.js';
-import type { LoadArgs } from './rpc.js';
 import type { ModelInfo } from './types.js';
 
 /** The smallest module that uses SIMD; valid only where the engine has it. */
@@ -30,50 +29,64 @@ export type Session = SimdSession;
 
 /** A core, ready to load a model. */
 export interface Kernel {
+  backend: 'cpu' | 'webgpu';
   Session: typeof SimdSession;
+  /** Milliseconds for a short trial, to be compared with another kernel's. */
+  trial(): Promise<number>;
   memory: WebAssembly.Memory;
   threads: number;
   limitedBy?: NonNullable<ModelInfo['threadsLimitedBy']>;
-  /** Sends a helper thread to the pool at this address. */
+  /** Sends a helper thread to the pool at this address. Threads of a pool that is freed serve the next one. */
   start(address: number): void;
+  /** Ends the helper threads. */
+  stop(): void;
 }
 
-/** Starts the build for `backend`; on the CPU the best one, with `wanted` threads where that is possible. */
-export async function startKernel(backend: LoadArgs['backend'], wanted: number | undefined): Promise<Kernel> {
+/** Starts the best build for the processor, with `wanted` threads where that is possible. */
+export async function startCpu(wanted: number | undefined): Promise<Kernel> {
   if (typeof WebAssembly === 'undefined' || !isValid(SIMD)) {
     throw new ForewordError('unsupported_browser', 'This browser has no WebAssembly SIMD. Use a current version of Chrome, Edge, Firefox or Safari.');
   }
-  if (backend === 'webgpu') return startWebGpu();
-  const isolated = isNode || globalThis.crossOriginIsolated === true;
   const memory = hasRelaxed() ? sharedMemory() : undefined;
   if (!memory) return startSimd(wanted);
-  const cores = globalThis.navigator?.hardwareConcurrency ?? 1;
-  const threads = isolated ? Math.max(1, Math.min(wanted ?? cores, wanted ? 64 : 8)) : 1;
+  const threads = threadsFor(wanted);
   const module = await compile(new URL('./relaxed.wasm', import.meta.url));
   await initRelaxed({ module_or_path: module, memory });
   const helpers = await Promise.all(Array.from({ length: threads - 1 }, () => startHelper(module, memory)));
+  let next = 0;
+  const start = (address: number) => helpers[next++ % helpers.length]!.post({ address });
   return {
+    backend: 'cpu',
     Session: RelaxedSession as unknown as typeof SimdSession,
+    trial: () => trialRelaxed('cpu', threads, start),
     memory,
     threads,
-    ...(!isolated && { limitedBy: 'not_isolated' as const }),
-    start: (address) => helpers.pop()?.post({ address }),
+    ...(!isIsolated() && { limitedBy: 'not_isolated' as const }),
+    start,
+    stop: () => helpers.forEach((helper) => helper.terminate()),
   };
+}
+
+const isIsolated = () => isNode || globalThis.crossOriginIsolated === true;
+
+/** Threads that run where `wanted` are asked for. */
+export function threadsFor(wanted: number | undefined): number {
+  const cores = globalThis.navigator?.hardwareConcurrency ?? 1;
+  return isIsolated() ? Math.max(1, Math.min(wanted ?? cores, wanted ? 64 : 8)) : 1;
 }
 
 async function startSimd(wanted: number | undefined): Promise<Kernel> {
   const module = await compile(new URL('./simd.wasm', import.meta.url));
   const { memory } = await initSimd({ module_or_path: module });
-  return { Session: SimdSession, memory, threads: 1, ...(wanted !== 1 && { limitedBy: 'no_relaxed_simd' as const }), start() {} };
+  const limit = wanted !== 1 && { limitedBy: 'no_relaxed_simd' as const };
+  return { backend: 'cpu', Session: SimdSession, trial: () => trialSimd('cpu', 1, () => {}), memory, threads: 1, ...limit, start() {}, stop() {} };
 }
 
-/** Asks for the adapter first: where there is none, nothing is fetched. */
-async function startWebGpu(): Promise<Kernel> {
-  const gpu = (globalThis.navigator as { gpu?: { requestAdapter(): Promise<unknown> } } | undefined)?.gpu;
-  if (!gpu) throw new ForewordError('unsupported', "There is no WebGPU here. Use a current browser on a page served by HTTPS, or backend: 'cpu'.");
-  if (!(await gpu.requestAdapter())) throw new ForewordError('unsupported', "The browser offers no GPU to WebGPU. Use backend: 'cpu'.");
+/** Starts the build for WebGPU. */
+export async function startWebGpu(): Promise<Kernel> {
   const { memory } = await initWebGpu({ module_or_path: await compile(new URL('./webgpu.wasm', import.meta.url)) });
-  return { Session: WebGpuSession as unknown as typeof SimdSession, memory, threads: 1, start() {} };
+  const Session = WebGpuSession as unknown as typeof SimdSession;
+  return { backend: 'webgpu', Session, trial: () => trialWebGpu('webgpu', 1, () => {}), memory, threads: 1, start() {}, stop() {} };
 }
 
 /** In pages of 64 KiB. A shared memory's most is reserved when it is made, and phones refuse the 4 GiB of WASM. */

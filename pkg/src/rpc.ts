@@ -1,10 +1,10 @@
 /**
  * The protocol between the page and its worker. A call is `{id, method, args}`; it is answered by any number of parts
  * and then by one value or one error. `{cancel: id}` ends a call early; it is still answered. The worker's first message
- * is `{lock: name}`, a Web Lock that it holds for as long as it lives.
+ * is `{lock: name}`, a Web Lock that it holds for as long as it lives. `{info}` says that the model runs on something else now.
  */
 import { ForewordError, type ErrorData } from './error.js';
-import type { BenchmarkOptions, BenchmarkResult, CachedModel, LoadProgress, ModelInfo, Prefill, Speculation, Stats } from './types.js';
+import type { BenchmarkOptions, BenchmarkResult, CachedModel, LoadOptions, LoadProgress, ModelInfo, Prefill, Speculation, Stats } from './types.js';
 
 /** A model's files as the worker gets them. */
 export type Input = { blob: Blob } | { url: string; fallbacks: string[]; sha256?: string; bytes?: number };
@@ -12,7 +12,7 @@ export type Input = { blob: Blob } | { url: string; fallbacks: string[]; sha256?
 export interface LoadArgs {
   inputs: Input[];
   name: string;
-  backend: 'cpu' | 'webgpu';
+  backend: NonNullable<LoadOptions['backend']>;
   threads?: number;
   contextLength?: number;
   kvCache?: string;
@@ -35,7 +35,7 @@ export interface Methods {
 
 export type Method = keyof Methods;
 export type Call = { id: number; method: Method; args: unknown } | { cancel: number };
-export type Reply = { lock: string } | { id: number; part: unknown } | { id: number; value: unknown } | { id: number; error: ErrorData };
+export type Reply = { lock: string } | { info: ModelInfo } | { id: number; part: unknown } | { id: number; value: unknown } | { id: number; error: ErrorData };
 
 /** Both ends of a worker look like this, in browsers and in Node. */
 export interface Port {
@@ -51,8 +51,8 @@ export interface CallContext<M extends Method> {
 
 export type Handlers = { [M in Method]: (args: Methods[M]['args'], context: CallContext<M>) => Promise<Methods[M]['value']> };
 
-/** The worker's end. */
-export function serve(port: Port, handlers: Handlers): void {
+/** The worker's end; returns what tells the page that the model runs on something else now. */
+export function serve(port: Port, handlers: Handlers): (info: ModelInfo) => void {
   const running = new Map<number, AbortController>();
   const name = `foreword worker ${crypto.randomUUID()}`;
   void locks()?.request(name, () => (port.post({ lock: name }), new Promise(() => {})));
@@ -71,6 +71,7 @@ export function serve(port: Port, handlers: Handlers): void {
       running.delete(id);
     }
   });
+  return (info) => port.post({ info });
 }
 
 /** Insecure pages and Node 20 have none. */
@@ -91,11 +92,13 @@ export class Client {
   #waiting = new Map<number, Waiting>();
   #over: ForewordError | undefined;
   #locked: (name: string) => void = () => {};
+  #moved: (info: ModelInfo) => void = () => {};
 
   constructor(port: Port) {
     this.#port = port;
     port.receive((reply: Reply) => {
       if ('lock' in reply) return this.#locked(reply.lock);
+      if ('info' in reply) return this.#moved(reply.info);
       const waiting = this.#waiting.get(reply.id);
       if (!waiting) return;
       if ('part' in reply) return waiting.part?.(reply.part);
@@ -130,6 +133,11 @@ export class Client {
   /** Tells the name of the lock that the worker holds. */
   onLock(listener: (name: string) => void): void {
     this.#locked = listener;
+  }
+
+  /** Tells what the model runs on when that has changed. */
+  onInfo(listener: (info: ModelInfo) => void): void {
+    this.#moved = listener;
   }
 
   /** Fails everything under way and everything to come. */

@@ -4,7 +4,10 @@ import type { ErrorCode } from './error.js';
 export type ModelSource = string | URL | Blob | (string | URL)[];
 
 export interface LoadOptions {
-  /** `cpu`: WASM, which is also what `auto` takes so far. `webgpu`: any GPU that the browser offers. */
+  /**
+   * `cpu`: WASM. `webgpu`: any GPU that the browser offers, a software one included. `auto` (default): WebGPU where it is the
+   * faster one in a short trial, which is held once for a GPU, else WASM.
+   */
   backend?: 'auto' | 'cpu' | 'webgpu';
   /** Threads; by default the number of cores, at most 8. More than one needs a cross-origin isolated page. */
   threads?: number;
@@ -66,8 +69,10 @@ export interface ModelInfo {
   dimension: number;
   /** Whether the file has a chat template. */
   chat: boolean;
-  backend: string;
-  /** Instruction set. */
+  backend: 'cpu' | 'webgpu';
+  /** For people: why it runs there. */
+  backendReason: string;
+  /** Instruction set, or the GPU. */
   device: string;
   threads: number;
   /** The sidecar, if one was loaded, and whether it was made for this very quantization of the model. */
@@ -82,6 +87,8 @@ export interface ModelInfo {
 export interface Stats {
   /** Bytes. */
   memory: { weights: number; cache: number; buffers: number; wasm: number };
+  /** Of a GPU with timestamps: time and runs of each kernel since the model was loaded, in the steps that were measured. */
+  kernels?: { kernel: string; ms: number; runs: number }[];
   /** Requests under way. */
   running: number;
   /** Of the last answer. */

@@ -1,8 +1,9 @@
 /** The worker: one model, its downloads and its loop of steps. */
 import { type Arriving, arrived } from './arrival.js';
+import { choose, type Chosen } from './choose.js';
 import { checkSize, MOST_BYTES, obtain } from './download.js';
 import { ForewordError, throwIfAborted } from './error.js';
-import { type Kernel, type Session, startKernel } from './kernel.js';
+import { type Kernel, type Session, startCpu } from './kernel.js';
 import { breathe, ownPort } from './platform.js';
 import { type CallContext, type Input, type LoadArgs, serve } from './rpc.js';
 import { blobReader, openStore } from './store.js';
@@ -26,13 +27,16 @@ interface StepEvent {
 let kernel: Kernel | undefined;
 let session: Session | undefined;
 let loaded: ModelInfo | undefined;
+let origin: LoadArgs | undefined;
+/** Whether the device has made a step since it was opened. */
+let proven = false;
 let last: Usage | undefined;
 let pumping = false;
 const open = new Map<number, Open>();
 /** What has to wait for the end of a step: the engine cannot be entered twice. */
 const waiting: (() => void)[] = [];
 
-serve(ownPort(), {
+const announce = serve(ownPort(), {
   load,
   complete: (body, context) => run(context, (s) => s.submit(JSON.stringify(body), crypto.randomUUID(), Math.floor(Date.now() / 1000), randomSeed())),
   tokenize: ({ text, special }) => enter((s) => Array.from(s.tokenize(text, special))),
@@ -48,7 +52,7 @@ serve(ownPort(), {
 
 async function load(args: LoadArgs, { part, signal }: CallContext<'load'>): Promise<ModelInfo> {
   const begun = performance.now();
-  const starting = startKernel(args.backend, args.threads);
+  const starting = choose(args.backend, args.threads);
   // Its failure is reported below, when the files are there.
   starting.catch(() => {});
   const stop = new AbortController();
@@ -59,13 +63,15 @@ async function load(args: LoadArgs, { part, signal }: CallContext<'load'>): Prom
     throwIfAborted(signal);
     const context = { part, signal: stop.signal };
     await openAll(args, context, files);
-    kernel = await starting;
+    const chosen = await starting;
     checkSize(sizeOf(files));
-    session = await whole(files, () => build(kernel!, files, args, context));
+    session = await buildOn(chosen, files, args, context);
     const sidecar = args.early && { sidecar: { sameQuantization: await addSidecar(session, args.early, args.cache, context.signal) } };
-    const limit = kernel.limitedBy;
+    const limit = chosen.kernel.limitedBy;
     const cached = files.every((file) => file.cached);
-    loaded = { ...JSON.parse(session.info()), ...sidecar, ...(limit && { threadsLimitedBy: limit }), fileBytes: sizeOf(files), cached, loadMs: performance.now() - begun };
+    const own = { backendReason: chosen.reason, ...sidecar, ...(limit && { threadsLimitedBy: limit }) };
+    loaded = { ...JSON.parse(session.info()), ...own, fileBytes: sizeOf(files), cached, loadMs: performance.now() - begun };
+    origin = args;
     return loaded!;
   } catch (error) {
     stop.abort(error);
@@ -77,6 +83,23 @@ async function load(args: LoadArgs, { part, signal }: CallContext<'load'>): Prom
 }
 
 const sizeOf = (files: Arriving[]) => files.reduce((sum, file) => sum + file.size, 0);
+
+/** What a GPU may fail by where the processor does not. */
+const GPU_FAULTS = ['unsupported', 'out_of_memory', 'device_lost', 'internal'];
+
+/** Builds on the chosen kernel; with `auto` on the processor what the GPU cannot take. */
+async function buildOn(chosen: Chosen, files: Arriving[], args: LoadArgs, context: CallContext<'load'>): Promise<Session> {
+  kernel = chosen.kernel;
+  try {
+    return await whole(files, () => build(kernel!, files, args, context));
+  } catch (error) {
+    const { code, message } = ForewordError.from(error);
+    if (args.backend !== 'auto' || kernel.backend === 'cpu' || !GPU_FAULTS.includes(code)) throw error;
+    chosen.kernel = kernel = await startCpu(args.threads);
+    chosen.reason = `WASM: ${message}`;
+    return whole(files, () => build(kernel!, files, args, context));
+  }
+}
 
 /** Builds while the files arrive; again, where one became another file on the way. */
 async function whole(files: Arriving[], build: () => Promise<Session>): Promise<Session> {
@@ -92,8 +115,8 @@ async function whole(files: Arriving[], build: () => Promise<Session>): Promise<
   return build();
 }
 
-async function build({ Session, threads, start }: Kernel, files: Arriving[], args: LoadArgs, { part, signal }: CallContext<'load'>): Promise<Session> {
-  const options = JSON.stringify({ backend: args.backend, threads, contextLength: args.contextLength, kvCache: args.kvCache, speculate: args.speculate, name: args.name });
+async function build({ backend, Session, threads, start }: Kernel, files: Arriving[], args: LoadArgs, { part, signal }: CallContext<'load'>): Promise<Session> {
+  const options = JSON.stringify({ backend, threads, contextLength: args.contextLength, kvCache: args.kvCache, speculate: args.speculate, name: args.name });
   const cached = files.every((file) => file.cached);
   let shown = -Infinity;
   const progress = (loadedBytes: number, totalBytes: number) => {
@@ -189,18 +212,59 @@ async function pump(): Promise<void> {
   pumping = true;
   try {
     while (session && !session.is_idle()) {
-      (JSON.parse(await session.step()) as StepEvent[]).forEach(deliver);
+      await step(session);
       await breathe();
       waiting.splice(0).forEach((job) => job());
     }
   } catch (error) {
     const failure = fatal(error, 'There was not enough memory to go on. Load the model again, with a shorter context.');
-    open.forEach((request) => request.reject(failure));
+    open.forEach((request, id) => {
+      request.reject(failure);
+      session?.cancel(id);
+    });
     open.clear();
   } finally {
     pumping = false;
     waiting.splice(0).forEach((job) => job());
   }
+}
+
+/** One step; after a lost device the answers go on elsewhere. */
+async function step(s: Session): Promise<void> {
+  try {
+    (JSON.parse(await s.step()) as StepEvent[]).forEach(deliver);
+    proven = true;
+  } catch (error) {
+    const lost = ForewordError.from(error);
+    if (lost.code !== 'device_lost') throw error;
+    await restore(s, lost);
+  }
+}
+
+/** Loads the model again: on a new device, or, if that fails or the old one never made a step, on this thread. */
+async function restore(s: Session, lost: ForewordError): Promise<void> {
+  const { signal } = new AbortController();
+  let failure: unknown = lost;
+  for (const backend of proven ? ['webgpu', 'cpu'] : ['cpu']) {
+    const files: Arriving[] = [];
+    try {
+      await openAll(origin!, { part() {}, signal }, files);
+      if (sizeOf(files) !== loaded!.fileBytes) throw new Error('the file has changed');
+      await Promise.all([s.restore(files, backend, () => {}), ...files.map((file) => file.finished)]);
+      if (origin!.early) await addSidecar(s, origin!.early, origin!.cache, signal);
+      proven = false;
+      const backendReason = backend === 'webgpu' ? 'WebGPU: the GPU was lost, and opened again' : `WASM: ${lost.message}`;
+      loaded = { ...loaded!, ...JSON.parse(s.info()), backendReason };
+      return announce(loaded!);
+    } catch (error) {
+      // After a trap the core is of no use.
+      if (error instanceof WebAssembly.RuntimeError) throw error;
+      failure = error;
+    } finally {
+      files.forEach((file) => file.close());
+    }
+  }
+  throw new ForewordError('device_lost', `${lost.message}, and the model could not be loaded again: ${ForewordError.from(failure).message}`, { cause: failure });
 }
 
 function deliver({ id, value, done, error }: StepEvent): void {
@@ -224,7 +288,8 @@ function fatal(error: unknown, outOfMemory: string): ForewordError {
 
 function stats(s: Session): Stats {
   const memory = { ...JSON.parse(s.memory()), wasm: kernel!.memory.buffer.byteLength };
-  return { memory, running: open.size, ...(last && { last }) };
+  const kernels = JSON.parse(s.kernels());
+  return { memory, ...(kernels.length && { kernels }), running: open.size, ...(last && { last }) };
 }
 
 async function benchmark(args: Omit<BenchmarkOptions, 'signal'>, { signal }: CallContext<'benchmark'>): Promise<BenchmarkResult> {

@@ -4,6 +4,9 @@ import { chromium } from 'playwright-core';
 
 const QUIET = ['--disable-background-networking', '--disable-component-update', '--disable-sync', '--no-first-run', '--disable-quic'];
 
+/** Options of a browser whose GPU is a software one. */
+export const GPU = ['--headless=new', '--no-sandbox', ...QUIET, '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-features=Vulkan'];
+
 export function launch(options = {}) {
   const executablePath = process.env.CHROMIUM ?? '/usr/bin/chromium';
   return chromium.launch({ executablePath, args: ['--headless=new', '--no-sandbox', ...QUIET], ...options });

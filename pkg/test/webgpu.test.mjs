@@ -1,10 +1,10 @@
-// backend: 'webgpu' in a real browser, on its software adapter.
+// backend: 'webgpu' and 'auto' in a real browser, on its software adapter, and what becomes of lost and full devices.
 import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import path from 'node:path';
 import { after, before, test } from 'node:test';
-import { inPage, inWorkers, launch, withPage } from './browser.mjs';
-import { start } from './server.mjs';
-
-const GPU = ['--headless=new', '--no-sandbox', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-features=Vulkan'];
+import { GPU, inPage, inWorkers, launch, withPage } from './browser.mjs';
+import { PKG, start } from './server.mjs';
 
 let browser, server;
 before(async () => {
@@ -15,35 +15,172 @@ after(async () => {
   server?.close();
 });
 
-const ask = async (Foreword, { backend }) => {
-  const model = await Foreword.load('/smol.gguf', { backend, cache: false });
-  const messages = [{ role: 'user', content: 'What is 2+2?' }];
-  const answer = await model.chat.completions.create({ messages, temperature: 0, max_tokens: 12 });
-  return { info: model.info, text: answer.choices[0].message.content, timings: answer.usage.timings };
+/** Has a text gone on with, `turns` times: one without near-ties, and short, as a software GPU writes a few tokens a second. */
+const ask = async (Foreword, { backend, url = '/smol.gguf', turns = 1, ...options }) => {
+  const model = await Foreword.load(url, { cache: false, contextLength: 256, ...options, ...(backend && { backend }) });
+  let prompt = '1, 2, 3, 4,';
+  const texts = [];
+  const infos = [model.info];
+  for (let i = 0; i < turns; i++) {
+    let text = '';
+    try {
+      const stream = await model.completions.create({ prompt, temperature: 0, max_tokens: 6, stream: true });
+      for await (const chunk of stream) text += chunk.choices[0].text;
+    } catch (error) {
+      text = { code: error.code, message: error.message };
+    }
+    texts.push(text);
+    infos.push(model.info);
+    prompt += text.code ? '' : text;
+  }
+  await model.dispose();
+  return { infos, texts };
 };
 
+/** Code for workers that does `fault(device)` behind submit number `at[i]` of device `i`. */
+const faulty = (at, fault) => `
+  const request = GPUAdapter.prototype.requestDevice;
+  const at = ${JSON.stringify(at)};
+  GPUAdapter.prototype.requestDevice = async function (...args) {
+    const device = await request.apply(this, args);
+    const submit = device.queue.submit.bind(device.queue);
+    let left = at.shift() ?? Infinity;
+    device.queue.submit = (list) => {
+      submit(list);
+      if (list.length && --left === 0) (${fault})(device);
+    };
+    return device;
+  };`;
+const destroy = 'device => device.destroy()';
+const misuse = 'device => device.createBuffer({ size: 16, usage: 0 })';
+const exhaust = `device => device.dispatchEvent(new GPUUncapturedErrorEvent('uncapturederror', { error: new GPUOutOfMemoryError('full') }))`;
+
+async function withWorkers(code, body, args) {
+  return withPage(browser, server.url, async (page) => {
+    await inWorkers(page, code);
+    await page.reload();
+    return inPage(page, body, args);
+  });
+}
+
+let wanted;
 test('webgpu writes what the CPU writes', { timeout: 120_000 }, () =>
   withPage(browser, server.url, async (page) => {
-    const cpu = await inPage(page, ask, { backend: 'cpu' });
-    const gpu = await inPage(page, ask, { backend: 'webgpu' });
+    wanted = await inPage(page, ask, { backend: 'cpu', turns: 2 });
+    const gpu = await inPage(page, ask, { backend: 'webgpu', turns: 2 });
     assert.equal(gpu.code, undefined, gpu.message);
-    assert.equal(gpu.info.backend, 'webgpu');
-    assert.equal(cpu.info.backend, 'cpu');
-    assert.ok(cpu.text.length > 0);
-    assert.equal(gpu.text, cpu.text);
+    assert.deepEqual([wanted.infos[0].backend, gpu.infos[0].backend], ['cpu', 'webgpu']);
+    assert.ok(wanted.texts.every((text) => text.length > 0));
+    assert.deepEqual(gpu.texts, wanted.texts);
+  }));
+
+/** Differences of natural log-probabilities along llama.cpp's answers, each step on llama.cpp's own text so far. */
+const follow = async (Foreword, { url, lines }) => {
+  const model = await Foreword.load(url, { backend: 'webgpu', cache: false });
+  const diffs = [];
+  let agreed = 0;
+  for (const { prompt_tokens, steps } of lines) {
+    for (const [i, { id, top }] of steps.entries()) {
+      const prompt = [...prompt_tokens, ...steps.slice(0, i).map((step) => step.id)];
+      const { choices } = await model.completions.create({ prompt, max_tokens: 1, temperature: 0, logprobs: 10, ignore_eos: true });
+      const { tokens, top_logprobs } = choices[0].logprobs;
+      const text = await model.detokenize([id]);
+      diffs.push(Math.abs((top_logprobs[0][text] ?? -Infinity) - steps[i].logprob));
+      agreed += tokens[0] === (await model.detokenize([top[0][0]])) ? 1 : 0;
+    }
+  }
+  await model.dispose();
+  return { worst: Math.max(...diffs), mean: diffs.reduce((a, b) => a + b) / diffs.length, agreement: agreed / diffs.length };
+};
+
+for (const [url, golden] of [
+  ['/smol.gguf', 'smollm2-135m-instruct-q4_1'],
+  ['/gemma.gguf', 'gemma-3-270m-q4_k_m'],
+]) {
+  // The bounds of tests/golden.rs.
+  test(`log-probabilities of ${golden} on webgpu are those of llama.cpp`, { timeout: 120_000 }, () =>
+    withPage(browser, server.url, async (page) => {
+      const text = fs.readFileSync(path.join(PKG, `../tests/data/${golden}-logprobs.jsonl`), 'utf8');
+      const lines = text.trim().split('\n').slice(1, 3).map((line) => JSON.parse(line));
+      const d = await inPage(page, follow, { url, lines });
+      assert.ok(d.mean <= 0.05 && d.worst <= 0.3 && d.agreement >= 0.95, JSON.stringify(d));
+    }));
+}
+
+test('an answer goes on when the device is lost', { timeout: 120_000 }, async () => {
+  const result = await withWorkers(faulty([4], destroy), ask, { backend: 'webgpu', turns: 2, cache: true });
+  assert.deepEqual(result.texts, wanted.texts, result.message);
+  assert.equal(result.infos[1].backend, 'webgpu');
+  assert.match(result.infos[1].backendReason, /opened again/);
+});
+
+test('when a second device is lost at once, the answer goes on without one', { timeout: 120_000 }, async () => {
+  const result = await withWorkers(faulty([4, 1], misuse), ask, { backend: 'webgpu', turns: 2 });
+  assert.deepEqual(result.texts, wanted.texts, result.message);
+  assert.equal(result.infos[1].backend, 'cpu');
+  assert.match(result.infos[1].backendReason, /^WASM: the GPU refused a command/);
+});
+
+test('a GPU that runs out of memory in an answer fails that answer', { timeout: 120_000 }, async () => {
+  const result = await withWorkers(faulty([4], exhaust), ask, { backend: 'webgpu', turns: 2 });
+  assert.equal(result.texts[0].code, 'out_of_memory', result.message);
+  assert.match(result.texts[0].message, /the GPU is out of memory/);
+  assert.ok(result.texts[1].length > 0);
+});
+
+/** A GPU with 64 MiB. */
+const SMALL = `
+  let taken = 0;
+  const create = GPUDevice.prototype.createBuffer;
+  GPUDevice.prototype.createBuffer = function (wish) { taken += wish.size; return create.call(this, wish); };
+  const pop = GPUDevice.prototype.popErrorScope;
+  GPUDevice.prototype.popErrorScope = async function () { return (await pop.call(this)) ?? (taken > 64 << 20 ? new GPUOutOfMemoryError('') : null); };`;
+
+test('a model that the GPU has no room for is refused before its download', { timeout: 60_000 }, async () => {
+  const begun = performance.now();
+  const wholeMs = 48_000;
+  const small = await withWorkers(SMALL, ask, { backend: 'webgpu', url: '/smol.gguf?slow' });
+  assert.equal(small.code, 'out_of_memory', small.message);
+  assert.match(small.message, /no room for \d+ MiB of weights/);
+  const long = await withWorkers('', ask, { backend: 'webgpu', url: '/smol.gguf?slow', contextLength: 6_000_000 });
+  assert.equal(long.code, 'out_of_memory', long.message);
+  assert.match(long.message, /shorter context/);
+  assert.ok(performance.now() - begun < wholeMs / 2);
+});
+
+test('auto takes what is faster, remembers it, and falls back', { timeout: 120_000 }, () =>
+  withPage(browser, server.url, async (page) => {
+    const slow = await inPage(page, ask, {});
+    assert.equal(slow.code, undefined, slow.message);
+    assert.equal(slow.infos[0].backend, 'cpu');
+    assert.match(slow.infos[0].backendReason, /^WASM: \d+\.\d times as fast as WebGPU in a short trial on .*swiftshader/i);
+    // Had the trial ended otherwise:
+    await page.evaluate(async () => {
+      const trials = await caches.open('foreword-trials');
+      const [key] = await trials.keys();
+      await trials.put(key, Response.json({ cpu: 30, gpu: 10 }));
+    });
+    const fast = await inPage(page, ask, {});
+    assert.equal(fast.infos[0].backend, 'webgpu');
+    assert.match(fast.infos[0].backendReason, /^WebGPU: 3\.0 times as fast as WASM/);
+    assert.deepEqual(fast.texts, slow.texts);
+    await inWorkers(page, SMALL);
+    await page.reload();
+    const small = await inPage(page, ask, {});
+    assert.equal(small.infos[0].backend, 'cpu');
+    assert.match(small.infos[0].backendReason, /^WASM: the GPU has no room/);
   }));
 
 for (const [name, code] of [
   ['without WebGPU', "Object.defineProperty(navigator, 'gpu', { value: undefined })"],
   ['without an adapter', 'navigator.gpu.requestAdapter = async () => null'],
 ]) {
-  test(`${name}, webgpu is refused and auto runs`, () =>
-    withPage(browser, server.url, async (page) => {
-      await inWorkers(page, code);
-      await page.reload();
-      const refused = await inPage(page, ask, { backend: 'webgpu' });
-      assert.equal(refused.code, 'unsupported', refused.message);
-      assert.match(refused.message, /backend: 'cpu'/);
-      assert.equal((await inPage(page, ask, { backend: 'auto' })).info.backend, 'cpu');
-    }));
+  test(`${name}, webgpu is refused and auto runs`, async () => {
+    const refused = await withWorkers(code, ask, { backend: 'webgpu' });
+    assert.equal(refused.code, 'unsupported', refused.message);
+    assert.match(refused.message, /backend: 'cpu'/);
+    const { infos } = await withWorkers(code, ask, { backend: 'auto' });
+    assert.equal(infos[0].backend, 'cpu');
+    assert.match(infos[0].backendReason, /^WASM: the(re is no WebGPU| browser offers no GPU)/);
+  });
 }

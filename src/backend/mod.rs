@@ -9,7 +9,9 @@
 
 use crate::error::Result;
 use crate::quant::TensorType;
+use std::future::Future;
 use std::ops::Range;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 pub mod cpu;
@@ -19,6 +21,7 @@ pub mod cuda;
 #[path = "no_cuda.rs"]
 mod cuda;
 mod open;
+mod trial;
 #[cfg(feature = "wgpu")]
 pub mod webgpu;
 #[cfg(not(feature = "wgpu"))]
@@ -26,6 +29,7 @@ pub mod webgpu;
 mod webgpu;
 
 pub use open::{Choice, open};
+pub use trial::trial;
 
 /// Tokens in a block of the paged KV cache.
 pub const BLOCK: usize = 32;
@@ -368,6 +372,9 @@ pub struct KernelTime {
     pub runs: u64,
 }
 
+/// Whether there is room; see [`Backend::room`].
+pub type Room<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+
 /// A device that runs the ops of a transformer; see the module text.
 pub trait Backend {
     /// What this backend runs on.
@@ -379,6 +386,13 @@ pub trait Backend {
     /// Time a kernel since the backend was opened; empty where it is not measured.
     fn kernel_times(&self) -> Vec<KernelTime> {
         Vec::new()
+    }
+
+    /// Fails with [`crate::Kind::OutOfMemory`] where `bytes` of weights cannot be had, before they are loaded. Backends that
+    /// can tell only by trying say nothing here.
+    fn room(&mut self, bytes: u64) -> Room<'_> {
+        _ = bytes;
+        Box::pin(std::future::ready(Ok(())))
     }
 
     /// Memory for a weight matrix; [`load_rows`](Self::load_rows) must fill all of it before it is used.

@@ -40,6 +40,7 @@ pub struct Engine {
     model: Model,
     tokenizer: Tokenizer,
     gguf: Gguf,
+    options: ModelOptions,
     /// Milliseconds from any fixed moment.
     clock: fn() -> f64,
     next_id: u64,
@@ -94,6 +95,7 @@ impl Engine {
             model,
             tokenizer,
             gguf,
+            options: options.clone(),
             clock,
             next_id: 0,
             waiting: Vec::new(),
@@ -253,7 +255,7 @@ impl Engine {
     /// One forward for everything under way; appends what happened to `events`.
     ///
     /// # Errors
-    /// Only what ends all requests: a lost device. They have failed then, and the cache is empty.
+    /// Only a lost device. The cache is empty then, and requests wait for [`Engine::restore`].
     pub async fn step(&mut self, events: &mut Vec<Event>) -> Result<()> {
         let started = (self.clock)();
         events.append(&mut self.reports);
@@ -317,20 +319,38 @@ impl Engine {
         }
     }
 
-    /// Ends the requests of a batch that failed; after a lost device all of them.
+    /// Ends the requests of a batch that failed. After a lost device none of them: what they need is on the host.
     fn fail(&mut self, error: Error, events: &mut Vec<Event>) -> Result<()> {
-        let all = error.kind() == crate::Kind::DeviceLost;
+        // Some may have ended earlier in this step.
+        self.finish(events);
+        if error.kind() == crate::Kind::DeviceLost {
+            while let Some(running) = self.running.pop() {
+                self.preempt(running);
+            }
+            self.clear_cache();
+            return Err(error);
+        }
         let kv = self.model.kv_mut();
-        let failed = self.running.extract_if(.., |r| all || r.offer.rows > 0);
-        for mut failed in failed.chain(self.waiting.extract_if(.., |_| all)) {
+        for mut failed in self.running.extract_if(.., |r| r.offer.rows > 0) {
             kv.free(failed.seq);
             failed.stop_guessing(self.speculation.as_mut());
             events.push(Event::Failed(failed.id, Error::new(error.kind(), error.to_string())));
         }
-        if !all {
-            return Ok(());
-        }
-        self.clear_cache();
-        Err(error)
+        Ok(())
+    }
+
+    /// Loads the model into another backend, after [`Engine::step`] has reported a lost device. Requests under way go on:
+    /// their prompts and what has been answered are read again. A sidecar has to be added again, too.
+    ///
+    /// # Errors
+    /// See [`Model::load`]; requests still wait then, and another backend may be tried.
+    pub async fn restore(
+        &mut self,
+        mut sources: Vec<Box<dyn Source>>,
+        backend: Box<dyn Backend>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
+        self.model = Model::load(&self.gguf, &mut sources, backend, &self.options, progress).await?;
+        Ok(())
     }
 }

@@ -191,7 +191,7 @@ impl Engine {
     }
 
     /// Takes a running request's memory; it waits for its turn again, and finds what is left of its cache then.
-    fn preempt(&mut self, mut victim: Running) {
+    pub(super) fn preempt(&mut self, mut victim: Running) {
         let kv = self.model.kv_mut();
         self.prefixes.insert(kv, victim.seq, &victim.tokens()[..victim.exact()]);
         victim.reading = None;

@@ -120,8 +120,6 @@ impl Model {
             )));
         }
         let max_batch = options.max_batch;
-        let weights = weights::load(gguf, sources, &mut *backend, &config, progress).await?;
-        let buffers = Buffers::new(&mut *backend, &config, &weights, max_batch)?;
         let cache_tokens = options.cache_tokens.unwrap_or(context_length);
         let shape = CacheShape {
             n_layers: config.layers.len(),
@@ -130,7 +128,11 @@ impl Model {
             ty: options.cache_type,
             n_blocks: cache_tokens.div_ceil(BLOCK),
         };
+        // Before the tensors, which may still be on their way: what does not fit is not downloaded.
         let kv = KvCache::new(&mut *backend, shape)?;
+        backend.room(gguf.tensors.iter().map(|t| t.n_bytes).sum()).await?;
+        let weights = weights::load(gguf, sources, &mut *backend, &config, progress).await?;
+        let buffers = Buffers::new(&mut *backend, &config, &weights, max_batch)?;
         let (plan, maps) = (Plan::default(), None);
         Ok(Model { config, backend, weights, maps, buffers, kv, plan, max_batch, context_length })
     }

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 thread_local! {
     static NOW: Cell<f64> = const { Cell::new(0.0) };
     static ODDS: Cell<usize> = const { Cell::new(0) };
+    static MEMORY_TOO: Cell<bool> = const { Cell::new(true) };
     static RANDOM: RefCell<Random> = RefCell::new(Random::new(77));
 }
 
@@ -20,9 +21,16 @@ pub fn clock() -> f64 {
     NOW.get()
 }
 
-/// One in so many steps of this thread fails; none for 0.
+/// One in so many steps of this thread fails, for want of memory or of the device; none for 0.
 pub fn fail_one_in(steps: usize) {
     ODDS.set(steps);
+    MEMORY_TOO.set(true);
+}
+
+/// The device is lost in one of `2 * steps` steps of this thread; nothing else fails.
+pub fn lose_one_in(steps: usize) {
+    ODDS.set(steps);
+    MEMORY_TOO.set(false);
 }
 
 /// A forward takes `fixed + per_row * rows + per_cell * visible positions` milliseconds.
@@ -47,7 +55,7 @@ impl Backend for Simulated {
     fn begin(&mut self, plan: &Plan) -> Result<()> {
         let seen: usize = plan.spans.iter().map(Span::len).sum();
         NOW.set(NOW.get() + self.fixed + self.per_row * plan.tokens.len() as f64 + self.per_cell * seen as f64);
-        if fails() {
+        if MEMORY_TOO.get() && fails() {
             return Err(Error::out_of_memory("injected: no memory"));
         }
         self.cpu.begin(plan)

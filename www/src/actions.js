@@ -1,6 +1,6 @@
 /** What the user can do. */
 import { Foreword } from 'foreword';
-import { changed, newChat, save, state } from './state.js';
+import { changed, newChat, save, saveSettings, state } from './state.js';
 import { plots } from './stats.js';
 
 let loading = null;
@@ -16,8 +16,8 @@ async function withSidecar(source) {
   return ok ? { sidecar, prefill: 'exact' } : {};
 }
 
-/** Loads a model: a registry name, a URL, or a file. */
-export async function load(source, label) {
+/** Loads a model: a registry name, a URL, or a file; `view` is shown then. */
+export async function load(source, label, view = 'chat') {
   cancelLoad();
   stop();
   const controller = (loading = new AbortController());
@@ -27,8 +27,9 @@ export async function load(source, label) {
   try {
     await state.model?.dispose();
     state.model = null;
-    const { threads, contextLength } = state.settings;
+    const { backend, threads, contextLength } = state.settings;
     const model = await Foreword.load(source, {
+      backend,
       ...(threads && { threads }),
       contextLength,
       mirror: new URL('models/', document.baseURI),
@@ -41,7 +42,8 @@ export async function load(source, label) {
     });
     state.model = model;
     state.modelName = label;
-    state.view = 'chat';
+    state.source = source;
+    state.view = view;
     if (typeof source === 'string') localStorage.setItem('model', JSON.stringify({ source, label }));
     plots.reset();
     void measure();
@@ -56,6 +58,13 @@ export async function load(source, label) {
     void refreshCached();
     changed();
   }
+}
+
+/** Takes another backend, and loads the model again for it. */
+export async function runOn(backend) {
+  state.settings.backend = backend;
+  void saveSettings();
+  await load(state.source, state.modelName, state.view);
 }
 
 export function cancelLoad() {
@@ -198,6 +207,7 @@ export async function runBench() {
   changed();
   try {
     bench.result = { model: state.modelName, ...(await model.benchmark({ promptTokens: 512, genTokens: 64, reps: 3 })) };
+    bench.kernels = (await model.stats()).kernels ?? null;
   } catch (error) {
     state.error = error.message;
   }

@@ -1,13 +1,15 @@
 /** What the page knows, and how it is kept over reloads. */
 import { get, set } from 'idb-keyval';
 
-export const DEFAULTS = { system: '', temperature: 0.7, top_p: 0.95, max_tokens: 512, threads: 0, contextLength: 4096, theme: 'auto', early: false };
+export const DEFAULTS = { system: '', temperature: 0.7, top_p: 0.95, max_tokens: 512, backend: 'auto', threads: 0, contextLength: 4096, theme: 'auto', early: false };
 
 export const state = {
   view: 'chat',
   /** The loaded model, or null. */
   model: null,
   modelName: '',
+  /** What the model was loaded from. */
+  source: null,
   /** `{label, phase, loadedBytes, totalBytes}` while one is loading. */
   loading: null,
   error: null,
@@ -25,7 +27,7 @@ export const state = {
   settings: { ...DEFAULTS },
   usage: null,
   memory: null,
-  bench: { running: false, result: null, copied: false },
+  bench: { running: false, result: null, kernels: null, copied: false },
 };
 
 let draw = () => {};

@@ -23,11 +23,18 @@ function isolated(response) {
   return new Response(response.body, { status: response.status, statusText: response.statusText, headers });
 }
 
+/** From the network; a part of the package that not every visitor needs is kept from then on. */
+async function fetched(request) {
+  const response = await fetch(request);
+  if (response.ok && request.url.endsWith('.wasm')) await (await caches.open(CACHE)).put(request, response.clone());
+  return response;
+}
+
 addEventListener('fetch', (event) => {
   const url = new URL(event.request.url);
   const own = event.request.method === 'GET' && url.origin === location.origin;
   // Models have a store of their own.
   if (!own || url.pathname.includes('/models/')) return;
-  const answer = async () => isolated((await caches.match(event.request, { cacheName: CACHE, ignoreSearch: true })) ?? (await fetch(event.request)));
+  const answer = async () => isolated((await caches.match(event.request, { cacheName: CACHE, ignoreSearch: true })) ?? (await fetched(event.request)));
   event.respondWith(answer());
 });

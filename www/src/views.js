@@ -226,10 +226,12 @@ function grow({ target }) {
 }
 
 function benchView() {
-  const { running, result } = state.bench;
+  const { running, result, kernels } = state.bench;
   return html`<section class="bench">
     <h1>Benchmark</h1>
     <p>Reads 512 tokens and writes 64, three times; the medians count.</p>
+    ${backendChoice(act.runOn, running)}
+    <p class="soft">${state.model.info.backendReason}.</p>
     <div class="row">
       <button class="primary" ?disabled=${running} @click=${act.runBench}>${running ? 'Running …' : 'Run'}</button>
       ${result ? html`<button @click=${() => (act.copy(act.benchMarkdown(result)), (state.bench.copied = true), changed())}>${state.bench.copied ? 'Copied' : 'Copy as Markdown'}</button>` : nothing}
@@ -242,7 +244,37 @@ function benchView() {
           ${figure('Threads', result.threads, '')} ${figure('Backend', result.backend, result.device)}
         </dl>`
       : nothing}
+    ${result && kernels?.length ? kernelChart(kernels) : nothing}
   </section>`;
+}
+
+/** Where the GPU's time goes. */
+function kernelChart(kernels) {
+  const sorted = kernels.toSorted((a, b) => b.ms - a.ms);
+  const all = sorted.reduce((sum, { ms }) => sum + ms, 0);
+  return html`<h2>Time on the GPU, by kernel</h2>
+    <table class="kernels">
+      ${sorted.map(
+        ({ kernel, ms, runs }) => html`<tr>
+          <th scope="row">${kernel}</th>
+          <td><meter min="0" max=${sorted[0].ms} value=${ms} aria-label="Share of ${kernel}"></meter></td>
+          <td>${((100 * ms) / all).toFixed(0)} %</td>
+          <td>${((1000 * ms) / runs).toFixed(0)} µs each</td>
+        </tr>`,
+      )}
+    </table>
+    <p class="soft">Sampled: some steps have been measured since the model was loaded.</p>`;
+}
+
+const BACKENDS = { auto: 'auto', webgpu: 'WebGPU', cpu: 'CPU' };
+
+function backendChoice(choose, disabled = false) {
+  return html`<fieldset ?disabled=${disabled}>
+    <legend>Backend</legend>
+    ${Object.entries(BACKENDS).map(
+      ([value, label]) => html`<label class="choice"><input type="radio" name="backend" .checked=${state.settings.backend === value} @change=${() => choose(value)} />${label}</label>`,
+    )}
+  </fieldset>`;
 }
 
 const figure = (name, value, unit) => html`<div><dt>${name}</dt><dd>${value} <small>${unit}</small></dd></div>`;
@@ -262,7 +294,7 @@ function panel() {
     <div class="plot" id="plot-memory"></div>
     <dl class="list">
       ${memory ? html`<dt>Weights</dt><dd>${mib(memory.weights)}</dd><dt>KV cache</dt><dd>${mib(memory.cache)}</dd><dt>Work</dt><dd>${mib(memory.buffers)}</dd>` : nothing}
-      ${model ? html`<dt>Backend</dt><dd>${model.info.device}</dd><dt>Threads</dt><dd>${model.info.threads}${model.info.threadsLimitedBy === 'not_isolated' ? ' (page is not isolated)' : ''}</dd><dt>Context</dt><dd>${model.info.contextLength}</dd><dt>Loaded in</dt><dd>${(model.info.loadMs / 1000).toFixed(1)} s</dd>` : nothing}
+      ${model ? html`<dt>Backend</dt><dd>${model.info.device}</dd><dt>Why</dt><dd>${model.info.backendReason}</dd><dt>Threads</dt><dd>${model.info.threads}${model.info.threadsLimitedBy === 'not_isolated' ? ' (page is not isolated)' : ''}</dd><dt>Context</dt><dd>${model.info.contextLength}</dd><dt>Loaded in</dt><dd>${(model.info.loadMs / 1000).toFixed(1)} s</dd>` : nothing}
     </dl>
   </aside>`;
 }
@@ -279,6 +311,7 @@ function settingsDialog() {
       <label>System message<textarea rows="3" .value=${settings.system} @input=${(e) => ((settings.system = e.target.value), saveSettings())}></textarea></label>
       ${number('temperature', 'Temperature', 0, 2, 0.05)} ${number('top_p', 'Top p', 0.05, 1, 0.05)} ${number('max_tokens', 'Longest answer', 16, 2048, 16)}
       ${number('contextLength', 'Context', 512, 8192, 512, 'For the next model that is loaded.')} ${number('threads', 'Threads', 0, 16, 1, 'For the next model that is loaded.')}
+      ${backendChoice((backend) => ((state.settings.backend = backend), saveSettings(), changed()))}
       <label class="choice"><input type="checkbox" name="early" .checked=${settings.early} @change=${(e) => ((settings.early = e.target.checked), saveSettings(), changed())} />First word early<small>Long prompts are predicted at first, and read exactly behind the first words.</small></label>
       <fieldset>
         <legend>Appearance</legend>

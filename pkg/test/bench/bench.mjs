@@ -1,10 +1,11 @@
 // wllama and Foreword on the same file, in the same browser, one after the other.
-//   node test/bench/bench.mjs [MODEL.gguf …] [--threads 1,2] [--gen 48] [--reps 3] [--only foreword|wllama] [--json]
+//   node test/bench/bench.mjs [MODEL.gguf …] [--threads 1,2] [--gpu] [--gen 48] [--reps 3] [--only foreword|wllama] [--json]
+// --gpu: both on WebGPU, on the browser's software adapter.
 import fs from 'node:fs';
 import http from 'node:http';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { launch } from '../browser.mjs';
+import { GPU, launch } from '../browser.mjs';
 import { modelPath, PKG } from '../server.mjs';
 
 const { values, positionals } = parseArgs({
@@ -15,6 +16,7 @@ const { values, positionals } = parseArgs({
     reps: { type: 'string', default: '3' },
     'prompt-chars': { type: 'string', default: '3000' },
     only: { type: 'string' },
+    gpu: { type: 'boolean', default: false },
     json: { type: 'boolean', default: false },
   },
 });
@@ -41,13 +43,13 @@ function serve(model) {
 /** One engine on one file: a fresh browser each, so that nothing is warm. */
 async function measure(engine, model, threads) {
   const server = await serve(model);
-  const browser = await launch();
+  const browser = await launch(values.gpu ? { args: GPU } : {});
   try {
     const page = await browser.newPage();
     page.setDefaultTimeout(0);
     await page.goto(`http://127.0.0.1:${server.address().port}/`);
     await page.waitForFunction('window.ready');
-    const options = { threads, prompt, gen: Number(values.gen), reps: Number(values.reps) };
+    const options = { threads, gpu: values.gpu, prompt, gen: Number(values.gen), reps: Number(values.reps) };
     const { runs, ...rest } = await page.evaluate(([name, o]) => window[name](o), [engine, options]);
     const median = (key) => runs.map((run) => run[key]).sort((a, b) => a - b)[runs.length >> 1];
     return {

@@ -22,7 +22,7 @@ use wasm_bindgen::prelude::*;
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct LoadOptions {
-    backend: Option<String>,
+    backend: String,
     threads: usize,
     context_length: Option<usize>,
     kv_cache: Option<String>,
@@ -60,6 +60,22 @@ impl Session {
         progress: Function,
     ) -> std::result::Result<Session, JsValue> {
         load(sources, &options, &start, &progress).await.map_err(|e| to_js(&e))
+    }
+
+    /// Goes on after a lost device (the code of `step`'s error is `device_lost`): on a new one (`webgpu`), or on this thread
+    /// (`cpu`). A sidecar has to be added again. After an error another backend may be tried.
+    pub async fn restore(
+        &mut self,
+        sources: Vec<JsValue>,
+        backend: String,
+        progress: Function,
+    ) -> std::result::Result<(), JsValue> {
+        let restored = async {
+            let sources = sources.into_iter().map(source::open).collect::<Result<Vec<_>>>()?;
+            let backend = open_backend(&backend, 1, None).await?;
+            self.engine.restore(sources, backend, &mut reporter(&progress)).await
+        };
+        restored.await.map_err(|e| to_js(&e))
     }
 
     /// Adds a sidecar, with which prompts are read by prediction, and says how they are read where a request does not.
@@ -112,6 +128,8 @@ impl Session {
         for event in self.events.drain(..) {
             self.answers.take(&mut self.engine, event, &mut self.replies);
         }
+        // What was said before an error waits for the next step.
+        outcome.map_err(|e| to_js(&e))?;
         let out = self.replies.drain(..).map(|reply| match reply.value {
             Ok(value) => json!({"id": reply.id.0, "value": value, "done": reply.done}),
             Err(error) => {
@@ -119,9 +137,7 @@ impl Session {
                 json!({"id": reply.id.0, "error": error})
             }
         });
-        let out = Value::Array(out.collect()).to_string();
-        outcome.map_err(|e| to_js(&e))?;
-        Ok(out)
+        Ok(Value::Array(out.collect()).to_string())
     }
 
     /// Text to tokens, without BOS.
@@ -165,6 +181,23 @@ impl Session {
         let memory = self.engine.model().backend().memory();
         json!({"weights": memory.weights, "cache": memory.cache, "buffers": memory.buffers}).to_string()
     }
+
+    /// Times of a GPU's kernels so far, as JSON; empty where they are not measured.
+    pub fn kernels(&self) -> String {
+        let times = self.engine.model().backend().kernel_times().into_iter();
+        let times = times.map(|t| json!({"kernel": t.kernel, "ms": t.nanoseconds / 1e6, "runs": t.runs}));
+        Value::Array(times.collect()).to_string()
+    }
+}
+
+/// Milliseconds that a backend takes for a short trial; to be compared with another one's. `start` as for `Session.load`.
+#[wasm_bindgen]
+pub async fn trial(backend: String, threads: usize, start: Function) -> std::result::Result<f64, JsValue> {
+    let measured = async {
+        let mut backend = open_backend(&backend, threads, Some(&start)).await?;
+        foreword::backend::trial(&mut *backend, now).await
+    };
+    measured.await.map_err(|e| to_js(&e))
 }
 
 /// A helper thread's life; returns when the model is freed.
@@ -196,19 +229,9 @@ async fn load(sources: Vec<JsValue>, options: &str, start: &Function, progress: 
         Some(other) => return Err(Error::invalid_request(format!("kvCache is {other:?}; it may be f16 or q8_0"))),
     };
     let sources = sources.into_iter().map(source::open).collect::<Result<Vec<_>>>()?;
-    let backend: Box<dyn Backend> = match options.backend.as_deref() {
-        Some("webgpu") => foreword::backend::open(Choice::WebGpu, 1, false).await?,
-        _ => {
-            let cpu = Cpu::new(options.threads.clamp(1, 64));
-            start_threads(&cpu, start);
-            Box::new(cpu)
-        }
-    };
+    let backend = open_backend(&options.backend, options.threads, Some(start)).await?;
     let model = ModelOptions { context_length: options.context_length, cache_type, ..ModelOptions::default() };
-    let mut report = |p: Progress| {
-        let _ = progress.call2(&JsValue::NULL, &(p.done_bytes as f64).into(), &(p.total_bytes as f64).into());
-    };
-    let mut engine = Engine::load(sources, backend, &model, now, &mut report).await?;
+    let mut engine = Engine::load(sources, backend, &model, now, &mut reporter(progress)).await?;
     if let Some(wanted) = options.speculate {
         speculate(&mut engine, &wanted)?;
     }
@@ -224,6 +247,23 @@ async fn load(sources: Vec<JsValue>, options: &str, start: &Function, progress: 
         events: Vec::new(),
         replies: Vec::new(),
     })
+}
+
+async fn open_backend(name: &str, threads: usize, start: Option<&Function>) -> Result<Box<dyn Backend>> {
+    if name == "webgpu" {
+        return foreword::backend::open(Choice::WebGpu, 1, true).await;
+    }
+    let cpu = Cpu::new(threads.clamp(1, 64));
+    if let Some(start) = start {
+        start_threads(&cpu, start);
+    }
+    Ok(Box::new(cpu))
+}
+
+fn reporter(progress: &Function) -> impl FnMut(Progress) {
+    move |p| {
+        let _ = progress.call2(&JsValue::NULL, &(p.done_bytes as f64).into(), &(p.total_bytes as f64).into());
+    }
 }
 
 /// Sets up guessing.

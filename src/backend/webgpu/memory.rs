@@ -149,6 +149,16 @@ impl Memory {
         }
     }
 
+    /// Buffers of `bytes` in all, which nobody uses.
+    pub(super) fn probe(&self, bytes: u64) -> Vec<wgpu::Buffer> {
+        let most = self.max_bytes as u64;
+        let sizes = (0..bytes).step_by(self.max_bytes.max(1)).map(|at| most.min(bytes - at).next_multiple_of(4));
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+        let label = Some("a question for room");
+        let buffer = |size| wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false };
+        sizes.map(|size| self.device.create_buffer(&buffer(size))).collect()
+    }
+
     pub(super) fn new_buf(&mut self, rows: usize, cols: usize) -> Result<u32> {
         let bytes = rows.saturating_mul(cols).saturating_mul(4);
         let buffer = self.storage("a work buffer", bytes)?;
@@ -269,7 +279,7 @@ impl Memory {
     }
 
     /// Makes the queue send what was written, and gives its staging memory back.
-    fn send(&mut self) {
+    pub(super) fn send(&mut self) {
         self.queue.submit([]);
         // Fails only when the device is lost, which the next read reports.
         _ = self.device.poll(wgpu::PollType::wait_indefinitely());

@@ -7,7 +7,7 @@
 
 use super::{
     Attend, Backend, Buf, Cache, CacheShape, DeviceInfo, Gate, KernelTime, MemoryUse, Norm, Operand, Plan, Product,
-    RopeAppend, Rows, Select, Weight,
+    Room, RopeAppend, Rows, Select, Weight,
 };
 use crate::error::{Error, Kind, Result};
 use crate::quant::TensorType;
@@ -40,7 +40,7 @@ pub struct Options {
     pub software: bool,
     /// Whether the adapter is a processor that serves as a GPU, for the choice of kernels; found out when `None`.
     pub is_processor: Option<bool>,
-    /// Measure kernels where the adapter has timestamps; native only.
+    /// Measure kernels where the adapter has timestamps: in every step, in browsers in some.
     pub profile: bool,
 }
 
@@ -80,7 +80,7 @@ impl Faults {
     fn check(&self) -> Result<()> {
         let mut state = self.lock();
         if let Some(reason) = &state.lost {
-            return Err(Error::device_lost(format!("the GPU went away ({reason}); load the model again")));
+            return Err(Error::device_lost(format!("the GPU went away ({reason})")));
         }
         match state.error.take() {
             Some((kind, message)) => Err(Error::new(kind, message)),
@@ -143,10 +143,8 @@ impl WebGpu {
         if software && !options.software {
             return Err(Error::unsupported(format!("{} is a software GPU; use the CPU backend", about.name)));
         }
-        let wanted = [
-            (options.subgroups, wgpu::Features::SUBGROUP),
-            (options.profile && cfg!(not(target_arch = "wasm32")), wgpu::Features::TIMESTAMP_QUERY),
-        ];
+        let wanted =
+            [(options.subgroups, wgpu::Features::SUBGROUP), (options.profile, wgpu::Features::TIMESTAMP_QUERY)];
         let mut features = wgpu::Features::empty();
         for (_, feature) in wanted.iter().filter(|(wish, _)| *wish) {
             features |= *feature & adapter.features();
@@ -253,6 +251,13 @@ fn watch(device: &wgpu::Device, faults: &Faults) {
     });
 }
 
+/// A browser would free what the device holds only when it collects garbage.
+impl Drop for WebGpu {
+    fn drop(&mut self) {
+        self.memory.device.destroy();
+    }
+}
+
 impl Backend for WebGpu {
     fn info(&self) -> DeviceInfo {
         self.info.clone()
@@ -265,6 +270,26 @@ impl Backend for WebGpu {
     fn kernel_times(&self) -> Vec<KernelTime> {
         let totals = self.step.profile.as_ref().map(Profile::totals).unwrap_or_default();
         totals.into_iter().map(|(kernel, nanoseconds, runs)| KernelTime { kernel, nanoseconds, runs }).collect()
+    }
+
+    /// Takes that much memory and gives it back: no GPU says how much it has.
+    fn room(&mut self, bytes: u64) -> Room<'_> {
+        Box::pin(async move {
+            let scope = self.memory.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+            let probes = self.memory.probe(bytes);
+            let error = scope.pop().await;
+            probes.iter().for_each(wgpu::Buffer::destroy);
+            // Freed when the queue has seen it.
+            self.memory.send();
+            self.faults.check()?;
+            match error {
+                None => Ok(()),
+                Some(_) => Err(Error::out_of_memory(format!(
+                    "the GPU has no room for {} MiB of weights; use a smaller model or the CPU",
+                    bytes >> 20
+                ))),
+            }
+        })
     }
 
     fn new_weight(&mut self, ty: TensorType, rows: usize, cols: usize) -> Result<Weight> {

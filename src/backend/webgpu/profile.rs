@@ -1,10 +1,18 @@
 //! Time a kernel, by timestamps around every dispatch.
+//!
+//! Dispatches with timestamps need a pass each, and their times come later. So natively, where profiles are asked for, every
+//! step is measured and waited for; in a browser some are, always, and nobody waits.
 
 use super::link::Kernel;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Dispatches of one submit that get timestamps; the rest go unmeasured.
 const MAX: u32 = 1024;
+
+/// Reads between two steps that are measured.
+const PAUSE: u32 = if cfg!(target_arch = "wasm32") { 16 } else { 0 };
 
 /// Times of kernels; see the module text.
 pub(super) struct Profile {
@@ -14,6 +22,10 @@ pub(super) struct Profile {
     /// Nanoseconds a tick.
     period: f32,
     kernels: Vec<Kernel>,
+    /// Reads until the next step is measured.
+    pause: u32,
+    /// Set while timestamps are on their way; becomes true when they are here.
+    arriving: Option<Arc<AtomicBool>>,
     /// `(nanoseconds, dispatches)`.
     totals: BTreeMap<&'static str, (f64, u64)>,
 }
@@ -38,8 +50,15 @@ impl Profile {
             mapped: buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST),
             period: queue.get_timestamp_period(),
             kernels: Vec::new(),
+            pause: PAUSE,
+            arriving: None,
             totals: BTreeMap::new(),
         }
+    }
+
+    /// Whether dispatches are to be measured now.
+    pub(super) fn is_due(&self) -> bool {
+        self.pause == 0 && self.arriving.is_none()
     }
 
     /// Timestamps for the next dispatch.
@@ -65,17 +84,25 @@ impl Profile {
         }
     }
 
-    /// Adds the timestamps of the last submit up; waits for them, so only native devices have profiles.
+    /// After each read: asks for the timestamps of a measured step, and adds up those that are here.
     pub(super) fn collect(&mut self, device: &wgpu::Device) {
-        let n = self.kernels.len() as u64 * 16;
-        if n == 0 {
+        if self.arriving.is_none() && self.kernels.is_empty() {
+            self.pause = self.pause.saturating_sub(1);
             return;
         }
-        let slice = self.mapped.slice(..n);
-        slice.map_async(wgpu::MapMode::Read, |_| {});
-        if device.poll(wgpu::PollType::wait_indefinitely()).is_ok()
-            && let Ok(view) = slice.get_mapped_range()
-        {
+        let n = self.kernels.len() as u64 * 16;
+        let here = self.arriving.get_or_insert_with(|| {
+            let here = Arc::new(AtomicBool::new(false));
+            let set = here.clone();
+            // After an error nothing is measured any more.
+            self.mapped.map_async(wgpu::MapMode::Read, ..n, move |result| set.store(result.is_ok(), Ordering::Release));
+            here
+        });
+        // Natively this waits; in a browser it does nothing.
+        if device.poll(wgpu::PollType::wait_indefinitely()).is_err() || !here.load(Ordering::Acquire) {
+            return;
+        }
+        if let Ok(view) = self.mapped.get_mapped_range(..n) {
             let stamps: Vec<u64> = view.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
             for (kernel, stamp) in self.kernels.iter().zip(stamps.as_chunks::<2>().0) {
                 let total = self.totals.entry(kernel.name()).or_default();
@@ -85,6 +112,7 @@ impl Profile {
         }
         self.mapped.unmap();
         self.kernels.clear();
+        (self.arriving, self.pause) = (None, PAUSE);
     }
 
     /// `(kernel, nanoseconds, dispatches)` since the beginning.

@@ -242,7 +242,7 @@ impl Step {
         let mut encoder = memory.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") });
         self.counts[0] += self.dispatches.len() as u64;
         self.counts[1] += 1;
-        match &mut self.profile {
+        match self.profile.as_mut().filter(|profile| profile.is_due()) {
             Some(profile) => {
                 for d in self.dispatches.drain(..) {
                     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
