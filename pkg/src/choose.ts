@@ -10,6 +10,8 @@ import type { LoadOptions } from './types.js';
 export interface Chosen {
   kernel: Kernel;
   reason: string;
+  /** Name of the GPU; the core is not told. */
+  gpu?: string;
 }
 
 /** Milliseconds of both in the trial; no `gpu` where WebGPU failed, and why. */
@@ -31,16 +33,16 @@ const PATIENCE_MS = 15_000;
 export async function choose(backend: NonNullable<LoadOptions['backend']>, threads: number | undefined): Promise<Chosen> {
   if (backend === 'cpu') return { kernel: await startCpu(threads), reason: 'WASM was asked for' };
   const adapter = await findAdapter();
+  const gpu = typeof adapter === 'string' ? undefined : nameOf(adapter);
   if (backend === 'webgpu') {
-    if (typeof adapter === 'string') throw new ForewordError('unsupported', `${adapter}. Use a current browser on a page served by HTTPS, or backend: 'cpu'.`);
-    return { kernel: await startWebGpu(), reason: 'WebGPU was asked for' };
+    if (!gpu) throw new ForewordError('unsupported', `${adapter}. Use a current browser on a page served by HTTPS, or backend: 'cpu'.`);
+    return { kernel: await startWebGpu(), reason: 'WebGPU was asked for', gpu };
   }
-  if (typeof adapter === 'string') return { kernel: await startCpu(threads), reason: `WASM: ${lowerFirst(adapter)}` };
-  const name = nameOf(adapter);
-  const key = `${VERSION} ${threadsFor(threads)} ${name}`;
+  if (!gpu) return { kernel: await startCpu(threads), reason: `WASM: ${lowerFirst(adapter as string)}` };
+  const key = `${VERSION} ${threadsFor(threads)} ${gpu}`;
   const known = await recall(key);
-  if (known) return { kernel: await (isGpu(known) ? startWebGpu() : startCpu(threads)), reason: reasonOf(known, name) };
-  return compare(key, name, threads);
+  if (known) return { kernel: await (isGpu(known) ? startWebGpu() : startCpu(threads)), reason: reasonOf(known, gpu), gpu };
+  return { ...(await compare(key, gpu, threads)), gpu };
 }
 
 /** The adapter, or in words why there is none. Where there is none, nothing is fetched. */

@@ -69,7 +69,7 @@ async function load(args: LoadArgs, { part, signal }: CallContext<'load'>): Prom
     const sidecar = args.early && { sidecar: { sameQuantization: await addSidecar(session, args.early, args.cache, context.signal) } };
     const limit = chosen.kernel.limitedBy;
     const cached = files.every((file) => file.cached);
-    const own = { backendReason: chosen.reason, ...sidecar, ...(limit && { threadsLimitedBy: limit }) };
+    const own = { backendReason: chosen.reason, ...(kernel!.backend === 'webgpu' && { device: chosen.gpu }), ...sidecar, ...(limit && { threadsLimitedBy: limit }) };
     loaded = { ...JSON.parse(session.info()), ...own, fileBytes: sizeOf(files), cached, loadMs: performance.now() - begun };
     origin = args;
     return loaded!;
@@ -254,7 +254,8 @@ async function restore(s: Session, lost: ForewordError): Promise<void> {
       if (origin!.early) await addSidecar(s, origin!.early, origin!.cache, signal);
       proven = false;
       const backendReason = backend === 'webgpu' ? 'WebGPU: the GPU was lost, and opened again' : `WASM: ${lost.message}`;
-      loaded = { ...loaded!, ...JSON.parse(s.info()), backendReason };
+      const { device } = backend === 'webgpu' ? loaded! : JSON.parse(s.info());
+      loaded = { ...loaded!, ...JSON.parse(s.info()), device, backendReason };
       return announce(loaded!);
     } catch (error) {
       // After a trap the core is of no use.

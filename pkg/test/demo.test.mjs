@@ -135,6 +135,12 @@ test('the benchmark can be copied as Markdown', async () => {
   await shot('bench');
 });
 
+test('another backend is chosen where it is measured', async () => {
+  await page.locator('.bench').getByText('CPU', { exact: true }).click();
+  await page.getByText('WASM was asked for').first().waitFor();
+  await page.locator('.bench .primary').waitFor();
+});
+
 test('a wrong address says so, and the page goes on', async () => {
   await page.locator('.topbar .model').click();
   await page.fill('#url', `${origin()}models/none.gguf`);
