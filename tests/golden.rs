@@ -6,7 +6,7 @@ use common::{GEMMA3, SMOLLM2, exact_options, json_lines, load, log_softmax, mode
 use foreword::backend::cpu::Cpu;
 use foreword::batch::Batch;
 use foreword::gguf::source::{BytesSource, Source};
-use foreword::model::{Model, perplexity};
+use foreword::model::{Model, ModelOptions, perplexity};
 use foreword::quant::{TensorType, decode};
 use foreword::tokenizer::Tokenizer;
 #[cfg(target_arch = "wasm32")]
@@ -75,9 +75,9 @@ fn gemma3_follows_llama_cpp() {
     follows(GEMMA3, "gemma-3-270m-q4_k_m-logprobs.jsonl");
 }
 
-#[test]
-fn on_plain_floats_nothing_differs() {
-    let (mut gguf, mut sources) = open(&model_path(SMOLLM2));
+/// The model with all weights decoded, so that activations stay floats too.
+fn float_model(file: &str, options: &ModelOptions) -> Model {
+    let (mut gguf, mut sources) = open(&model_path(file));
     let mut floats = Vec::new();
     for tensor in &mut gguf.tensors {
         let mut bytes = vec![0; tensor.n_bytes as usize];
@@ -91,22 +91,32 @@ fn on_plain_floats_nothing_differs() {
     }
     let mut sources: Vec<Box<dyn Source>> = vec![Box::new(BytesSource(floats))];
     let cpu = Box::new(Cpu::new(2));
-    let loading = pollster::block_on(Model::load(&gguf, &mut sources, cpu, &exact_options(512), &mut |_| {}));
-    let d = distance(&mut loading.expect("a sound model"), "smollm2-135m-instruct-f32-logprobs.jsonl");
+    pollster::block_on(Model::load(&gguf, &mut sources, cpu, options, &mut |_| {})).expect("a sound model")
+}
+
+#[test]
+fn on_plain_floats_nothing_differs() {
+    let mut model = float_model(SMOLLM2, &exact_options(512));
+    let d = distance(&mut model, "smollm2-135m-instruct-f32-logprobs.jsonl");
     println!("{d:?}");
     assert!(d.worst <= 2e-3 && d.tail <= 1e-3 && d.agreement == 1.0, "{d:?}");
 }
 
-/// Eight windows of the forty that `tests/data/README.md` gives; `foreword perplexity` does them all.
-#[test]
-fn perplexity_runs_and_is_that_of_the_windows() {
-    let (gguf, _) = open(&model_path(SMOLLM2));
+/// Tokens of the texts in the tokenizer's golden file.
+fn some_text(file: &str) -> Vec<u32> {
+    let (gguf, _) = open(&model_path(file));
     let tokenizer = Tokenizer::from_gguf(&gguf.metadata).expect("a tokenizer");
     let text: String = json_lines("smollm2-135m-instruct-q4_1-tokens.jsonl")
         .iter()
         .map(|l| l["text"].as_str().expect("text").to_string() + "\n")
         .collect();
-    let tokens = tokenizer.encode(&text, false);
+    tokenizer.encode(&text, false)
+}
+
+/// Eight windows of the forty that `tests/data/README.md` gives; `foreword perplexity` does them all.
+#[test]
+fn perplexity_runs_and_is_that_of_the_windows() {
+    let tokens = some_text(SMOLLM2);
     let mut model = load(&model_path(SMOLLM2), &exact_options(256), Cpu::new(2));
     let measured =
         pollster::block_on(perplexity(&mut model, &tokens, None, (128, 2), &mut |_, _| {})).expect("a perplexity");
@@ -160,6 +170,25 @@ mod webgpu {
             distance(&mut load(&model_path(GEMMA3), &exact_options(512), gpu()), "gemma-3-270m-q4_k_m-logprobs.jsonl");
         println!("{d:?}");
         assert!(d.mean <= 0.05 && d.worst <= 0.3 && d.tail <= 0.15 && d.agreement >= 0.95, "{d:?}");
+    }
+
+    /// Mean log-probability over two windows.
+    fn mean(mut model: Model, file: &str) -> f64 {
+        let bos = (file == GEMMA3).then_some(2);
+        let tokens = some_text(file);
+        let measured = pollster::block_on(perplexity(&mut model, &tokens, bos, (96, 2), &mut |_, _| {}));
+        -measured.expect("a perplexity").perplexity.ln()
+    }
+
+    /// The float reference tells apart what the CPU's 8-bit activations would hide.
+    #[test]
+    fn perplexity_is_that_of_float_activations() {
+        for (file, bound) in [(SMOLLM2, 1e-4), (GEMMA3, 1e-3)] {
+            let on_gpu = mean(load(&model_path(file), &exact_options(96), gpu()), file);
+            let floats = mean(float_model(file, &exact_options(96)), file);
+            println!("{file}: {on_gpu} on the GPU, {floats} with plain floats");
+            assert!((on_gpu - floats).abs() < bound, "{file}: {on_gpu} for {floats}");
+        }
     }
 }
 

@@ -6,7 +6,7 @@ mod ttft;
 
 use crate::args::{BenchArgs, BenchCommand, CacheArg, LoadArgs, PerplexityArgs};
 use crate::{load, term};
-use foreword::backend::KernelTime;
+use foreword::backend::{Activity, KernelTime};
 use foreword::batch::{Batch, SeqId};
 use foreword::engine::Engine;
 use foreword::model::{Model, perplexity as measure};
@@ -39,6 +39,9 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         decode.push(runs.decode(generate)?);
     }
     let (ttft_ms, decode_ms) = (median(&mut ttft), median(&mut decode));
+    let before = runs.model.backend().activity();
+    runs.decode(1)?;
+    let step = between(before, runs.model.backend().activity());
     let info = engine.model().backend().info();
     let mut report = json!({
         "model": args.model,
@@ -58,6 +61,9 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
     if args.profile {
         let row = |k: &KernelTime| json!({ "kernel": k.kernel, "ms": k.nanoseconds / 1e6, "runs": k.runs });
         report["kernels"] = kernels.iter().map(row).collect();
+        report["decode_step"] = json!({
+            "dispatches": step.dispatches, "submits": step.submits, "read_bytes": step.read_bytes,
+        });
     }
     if args.json {
         return term::print_json(&report);
@@ -77,6 +83,12 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         mib(memory.cache),
         mib(memory.buffers),
     ))?;
+    if step.dispatches > 0 {
+        term::print(&format!(
+            "  a token  {:>9} dispatches, {} submit, {} bytes read back\n",
+            step.dispatches, step.submits, step.read_bytes
+        ))?;
+    }
     // Of warm-up and all repetitions together.
     let total: f64 = kernels.iter().map(|k| k.nanoseconds).sum();
     for k in &kernels {
@@ -84,6 +96,15 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         term::print(&format!("  {:<12} {ms:>9.1} ms  {share:>5.1} %  {:>8} runs\n", k.kernel, k.runs))?;
     }
     Ok(())
+}
+
+fn between(a: Activity, b: Activity) -> Activity {
+    Activity {
+        dispatches: b.dispatches - a.dispatches,
+        submits: b.submits - a.submits,
+        read_bytes: b.read_bytes - a.read_bytes,
+        pipelines: b.pipelines - a.pipelines,
+    }
 }
 
 /// Timed runs on one model; each begins with an empty cache.
@@ -104,7 +125,8 @@ impl Runs<'_> {
     fn forward(&mut self, seq: SeqId, tokens: &[u32], output: bool) -> Result<()> {
         self.batch.clear();
         self.batch.push_run(seq, tokens, output);
-        pollster::block_on(self.model.forward(&self.batch, &mut self.logits))?;
+        // As a greedy answer reads it.
+        pollster::block_on(self.model.forward_top(&self.batch, 1, false, &mut self.logits))?;
         self.model.kv_mut().commit_run(seq)
     }
 

@@ -375,6 +375,19 @@ pub struct KernelTime {
 /// Whether there is room; see [`Backend::room`].
 pub type Room<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
+/// What a GPU was asked to do since it was opened; zeros where ops run at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Kernels run.
+    pub dispatches: u64,
+    /// Command buffers sent.
+    pub submits: u64,
+    /// Bytes read back.
+    pub read_bytes: u64,
+    /// Kernels compiled.
+    pub pipelines: u64,
+}
+
 /// A device that runs the ops of a transformer; see the module text.
 pub trait Backend {
     /// What this backend runs on.
@@ -393,6 +406,11 @@ pub trait Backend {
     fn room(&mut self, bytes: u64) -> Room<'_> {
         _ = bytes;
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// What the device was asked to do.
+    fn activity(&self) -> Activity {
+        Activity::default()
     }
 
     /// Memory for a weight matrix; [`load_rows`](Self::load_rows) must fill all of it before it is used.

@@ -6,8 +6,8 @@
 //! call that can fail.
 
 use super::{
-    Attend, Backend, Buf, Cache, CacheShape, DeviceInfo, Gate, KernelTime, MemoryUse, Norm, Operand, Plan, Product,
-    Room, RopeAppend, Rows, Select, Weight,
+    Activity, Attend, Backend, Buf, Cache, CacheShape, DeviceInfo, Gate, KernelTime, MemoryUse, Norm, Operand, Plan,
+    Product, Room, RopeAppend, Rows, Select, Weight,
 };
 use crate::error::{Error, Kind, Result};
 use crate::quant::TensorType;
@@ -190,16 +190,6 @@ impl WebGpu {
         })
     }
 
-    /// Dispatches and submits since the device was opened.
-    pub fn counts(&self) -> (u64, u64) {
-        (self.step.counts[0], self.step.counts[1])
-    }
-
-    /// Pipelines compiled so far.
-    pub fn n_pipelines(&self) -> usize {
-        self.step.pipelines.len()
-    }
-
     /// Gives the device up, as if it had been lost; for tests of what follows.
     pub fn lose(&self) {
         self.memory.device.destroy();
@@ -219,6 +209,7 @@ impl WebGpu {
                 mapped_at_creation: false,
             })
         });
+        self.step.activity.read_bytes += range.end - range.start;
         self.step.flush(&self.memory, Some((id, range.clone(), &buffer)));
         let state = Arc::new(Mutex::new(MapState::default()));
         let shared = state.clone();
@@ -290,6 +281,10 @@ impl Backend for WebGpu {
                 ))),
             }
         })
+    }
+
+    fn activity(&self) -> Activity {
+        Activity { pipelines: self.step.pipelines.len() as u64, ..self.step.activity }
     }
 
     fn new_weight(&mut self, ty: TensorType, rows: usize, cols: usize) -> Result<Weight> {

@@ -3,7 +3,7 @@
 //! A dispatch is a kernel, its constants and its buffers; what depends on the batch (row counts, the plan) lies in two
 //! buffers that all kernels share. So bind groups are made once and found again at every step.
 
-use super::super::{BLOCK, Plan};
+use super::super::{Activity, BLOCK, Plan};
 use super::link::{Kernel, Pipelines};
 use super::memory::{BufferId, Memory};
 use crate::error::Result;
@@ -59,8 +59,8 @@ pub(super) struct Step {
     dispatches: Vec<Dispatch>,
     /// Bound in places that a kernel declares and does not use: one read, three written.
     pub(super) dummies: [BufferId; 4],
-    /// Dispatches and submits so far.
-    pub(super) counts: [u64; 2],
+    /// Dispatches, submits and bytes so far.
+    pub(super) activity: Activity,
     pub(super) profile: Option<super::profile::Profile>,
 }
 
@@ -97,7 +97,7 @@ impl Step {
             tiles: Vec::new(),
             dispatches: Vec::new(),
             dummies,
-            counts: [0; 2],
+            activity: Activity::default(),
             profile,
         })
     }
@@ -240,8 +240,8 @@ impl Step {
             self.stale = false;
         }
         let mut encoder = memory.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") });
-        self.counts[0] += self.dispatches.len() as u64;
-        self.counts[1] += 1;
+        self.activity.dispatches += self.dispatches.len() as u64;
+        self.activity.submits += 1;
         match self.profile.as_mut().filter(|profile| profile.is_due()) {
             Some(profile) => {
                 for d in self.dispatches.drain(..) {
