@@ -9,6 +9,7 @@ use super::pool::Pool;
 use super::simd::Simd;
 use crate::error::{Error, Result};
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 /// A cache of all layers.
 pub(super) struct CacheData {
@@ -168,8 +169,14 @@ fn store(ty: CacheType, part: Part, slot: usize, values: &[f32], out: &mut [u8])
             }
         }
         CacheType::F16 => {
-            for (d, &v) in values.iter().enumerate() {
-                out[at(d) * 2..][..2].copy_from_slice(&f16::from_f32(v).to_le_bytes());
+            // In pieces: converting a slice takes one instruction for eight values.
+            for (piece, values) in values.chunks(64).enumerate() {
+                let mut halves = [f16::ZERO; 64];
+                let halves = &mut halves[..values.len()];
+                halves.convert_from_f32_slice(values);
+                for (i, v) in halves.iter().enumerate() {
+                    out[at(piece * 64 + i) * 2..][..2].copy_from_slice(&v.to_le_bytes());
+                }
             }
         }
         CacheType::Q8_0 => {
