@@ -52,7 +52,7 @@ pub(crate) fn print_error(error: &Error) {
 fn hint(kind: Kind) -> &'static str {
     match kind {
         Kind::BadFile => "check where the file comes from, or pull it again",
-        Kind::Unsupported => "`foreword inspect MODEL` shows what a file needs; `--backend auto` takes what the machine has",
+        Kind::Unsupported => "`foreword inspect MODEL` shows what a file needs, `--backend auto` takes what is there",
         Kind::Download => "check the name and the connection; `foreword pull` goes on where it stopped",
         Kind::Storage => "check the path, its permissions and the space on the disk",
         Kind::PromptTooLong => "raise --context, or shorten the prompt",
