@@ -71,7 +71,7 @@ function topbar() {
       <span class="dot ${state.model ? 'on' : ''}"></span><span class="name">${state.model ? state.modelName : 'No model'}</span>
     </button>
     <span class="spacer"></span>
-    ${state.model ? html`<span class="badge">${state.model.info.device} · ${state.model.info.threads} ${state.model.info.threads === 1 ? 'thread' : 'threads'}</span>` : nothing}
+    ${state.model ? html`<span class="badge">${state.model.info.device}${state.model.info.backend === 'cpu' ? ` · ${state.model.info.threads} ${state.model.info.threads === 1 ? 'thread' : 'threads'}` : nothing}</span>` : nothing}
     ${button('chart', 'Statistics', () => ((state.panel = !state.panel), changed(), void act.measure()))}
   </header>`;
 }
