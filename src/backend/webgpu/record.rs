@@ -149,7 +149,7 @@ impl WebGpu {
         params[25] = u32::from(rows == Rows::Outputs);
         let layout = pieces[0].layout;
         if self.is_processor && n <= 16 {
-            (Kernel::Matvec { layout }, params, buffers, [end.div_ceil(4) as u32, n as u32, 1])
+            (Kernel::Matvec { layout }, params, buffers, [end.div_ceil(16) as u32, n as u32, 1])
         } else if n <= 8 {
             let tokens = n.next_power_of_two() as u8;
             (Kernel::MatmulFew { layout, tokens }, params, buffers, [end as u32, 1, 1])
