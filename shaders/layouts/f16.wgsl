@@ -13,10 +13,10 @@ fn codes(raw: Raw, h: u32) -> mat4x4<f32> {
     let a = w[raw.at + 32u * h];
     let b = w[raw.at + 32u * h + 16u];
     return mat4x4<f32>(
-        vec4<f32>(unpack2x16float(a.x), unpack2x16float(a.y)),
-        vec4<f32>(unpack2x16float(a.z), unpack2x16float(a.w)),
-        vec4<f32>(unpack2x16float(b.x), unpack2x16float(b.y)),
-        vec4<f32>(unpack2x16float(b.z), unpack2x16float(b.w)),
+        vec4<f32>(halves(a.x), halves(a.y)),
+        vec4<f32>(halves(a.z), halves(a.w)),
+        vec4<f32>(halves(b.x), halves(b.y)),
+        vec4<f32>(halves(b.z), halves(b.w)),
     );
 }
 

@@ -8,7 +8,7 @@ struct Raw {
 }
 
 fn load(at: u32, r: u32) -> Raw {
-    return Raw(w[at + r], w[at + 16u + r], w[at + 32u + r / 4u][r % 4u]);
+    return Raw(w[at + r], w[at + 16u + r], w[at + 32u + (r >> 2u)][r & 3u]);
 }
 
 fn codes(raw: Raw, h: u32) -> mat4x4<f32> {
@@ -17,5 +17,5 @@ fn codes(raw: Raw, h: u32) -> mat4x4<f32> {
 }
 
 fn scales(raw: Raw, h: u32) -> vec2<f32> {
-    return vec2<f32>(unpack2x16float(raw.scales).x, 0.0);
+    return vec2<f32>(halves(raw.scales).x, 0.0);
 }

@@ -7,7 +7,7 @@ struct Raw {
 }
 
 fn load(at: u32, r: u32) -> Raw {
-    return Raw(w[at + r], bitcast<f32>(w[at + 16u + r / 4u][r % 4u]));
+    return Raw(w[at + r], bitcast<f32>(w[at + 16u + (r >> 2u)][r & 3u]));
 }
 
 fn looked_up(word: u32) -> vec4<f32> {

@@ -16,5 +16,5 @@ fn codes(raw: Raw, h: u32) -> mat4x4<f32> {
 }
 
 fn scales(raw: Raw, h: u32) -> vec2<f32> {
-    return unpack2x16float(select(raw.words.z, raw.words.w, h == 1u));
+    return halves(select(raw.words.z, raw.words.w, h == 1u));
 }

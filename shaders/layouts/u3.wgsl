@@ -18,7 +18,7 @@ fn codes(raw: Raw, h: u32) -> mat4x4<f32> {
 }
 
 fn scales(raw: Raw, h: u32) -> vec2<f32> {
-    let both = unpack2x16float(raw.words.w);
+    let both = halves(raw.words.w);
     let scale = select(both.x, both.y, h == 1u);
     return vec2<f32>(scale, -4.0 * scale);
 }

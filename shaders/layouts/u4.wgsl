@@ -7,14 +7,14 @@ struct Raw {
 }
 
 fn load(at: u32, r: u32) -> Raw {
-    return Raw(w[at + r], w[at + 16u + r / 4u][r % 4u]);
+    return Raw(w[at + r], w[at + 16u + (r >> 2u)][r & 3u]);
 }
 
 fn codes(raw: Raw, h: u32) -> mat4x4<f32> {
-    let v = raw.codes >> vec4<u32>(4u * h);
-    return mat4x4<f32>(nibbles(v.x), nibbles(v.y), nibbles(v.z), nibbles(v.w));
+    let v = raw.codes;
+    return mat4x4<f32>(nibbles(v.x, h), nibbles(v.y, h), nibbles(v.z, h), nibbles(v.w, h));
 }
 
 fn scales(raw: Raw, h: u32) -> vec2<f32> {
-    return unpack2x16float(raw.scales);
+    return halves(raw.scales);
 }

@@ -8,7 +8,7 @@ struct Raw {
 }
 
 fn load(at: u32, r: u32) -> Raw {
-    return Raw(w[at + r], w[at + 16u + r / 4u][r % 4u], w[at + 20u + r / 4u][r % 4u]);
+    return Raw(w[at + r], w[at + 16u + (r >> 2u)][r & 3u], w[at + 20u + (r >> 2u)][r & 3u]);
 }
 
 fn codes(raw: Raw, h: u32) -> mat4x4<f32> {
@@ -19,5 +19,5 @@ fn codes(raw: Raw, h: u32) -> mat4x4<f32> {
 }
 
 fn scales(raw: Raw, h: u32) -> vec2<f32> {
-    return unpack2x16float(raw.scales);
+    return halves(raw.scales);
 }

@@ -9,8 +9,8 @@ struct Raw {
 }
 
 fn load(at: u32, r: u32) -> Raw {
-    let i = at + 16u + r / 4u;
-    return Raw(w[at + r], vec2<u32>(w[i][r % 4u], w[i + 4u][r % 4u]), w[i + 8u][r % 4u]);
+    let i = at + 16u + (r >> 2u);
+    return Raw(w[at + r], vec2<u32>(w[i][r & 3u], w[i + 4u][r & 3u]), w[i + 8u][r & 3u]);
 }
 
 fn codes(raw: Raw, h: u32) -> mat4x4<f32> {
@@ -21,7 +21,7 @@ fn codes(raw: Raw, h: u32) -> mat4x4<f32> {
 }
 
 fn scales(raw: Raw, h: u32) -> vec2<f32> {
-    let both = unpack2x16float(raw.scales);
+    let both = halves(raw.scales);
     let scale = select(both.x, both.y, h == 1u);
     return vec2<f32>(scale, -32.0 * scale);
 }

@@ -38,6 +38,10 @@ pub enum Kernel {
     Matvec {
         layout: Layout,
     },
+    /// The same for several rows.
+    MatmulFlat {
+        layout: Layout,
+    },
     /// `tokens` of 32 or 64.
     Matmul {
         layout: Layout,
@@ -66,6 +70,7 @@ impl Kernel {
             Kernel::Norm => "norm",
             Kernel::MatmulFew { .. } => "matmul_few",
             Kernel::Matvec { .. } => "matvec",
+            Kernel::MatmulFlat { .. } => "matmul_flat",
             Kernel::Matmul { .. } => "matmul",
             Kernel::RopeAppend { .. } => "rope_append",
             Kernel::Attend { .. } => "attend",
@@ -85,7 +90,7 @@ impl Kernel {
     pub fn all() -> Vec<Kernel> {
         let mut all = vec![Kernel::Norm, Kernel::Gate, Kernel::SelectBlocks, Kernel::Select, Kernel::MoveCells];
         for layout in Layout::ALL {
-            all.extend([Kernel::Embed { layout }, Kernel::Matvec { layout }]);
+            all.extend([Kernel::Embed { layout }, Kernel::Matvec { layout }, Kernel::MatmulFlat { layout }]);
             all.extend([1, 2, 4, 8].map(|tokens| Kernel::MatmulFew { layout, tokens }));
             all.extend([32, 64].map(|tokens| Kernel::Matmul { layout, tokens }));
         }
@@ -104,10 +109,14 @@ impl Kernel {
         let mut parts = Vec::new();
         if let Kernel::Embed { layout }
         | Kernel::Matvec { layout }
+        | Kernel::MatmulFlat { layout }
         | Kernel::MatmulFew { layout, .. }
         | Kernel::Matmul { layout, .. } = self
         {
-            parts.extend([shader!("bytes"), layout_snippet(layout)]);
+            // GPUs unpack a byte by one instruction; the way without shifts takes them three.
+            let on_processors = matches!(self, Kernel::Matvec { .. } | Kernel::MatmulFlat { .. });
+            parts.push(if on_processors { shader!("bytes/mask") } else { shader!("bytes/shift") });
+            parts.push(layout_snippet(layout));
             if let Layout::Iq4Nl | Layout::Mxfp4 = layout {
                 let table = if layout == Layout::Iq4Nl { IQ4_NL_VALUES } else { MXFP4_VALUES };
                 let values = table.map(|v| format!("{v}.0")).join(", ");
@@ -119,7 +128,7 @@ impl Kernel {
                 _ = writeln!(source, "const TOKENS: u32 = {tokens}u;");
                 parts.push(shader!("epilogue"));
             }
-            Kernel::Matvec { .. } => parts.push(shader!("epilogue")),
+            Kernel::Matvec { .. } | Kernel::MatmulFlat { .. } => parts.push(shader!("epilogue")),
             Kernel::Attend { cells, queries, quads } => {
                 _ = writeln!(source, "const QUERIES: u32 = {queries}u;\nconst QUADS: u32 = {quads}u;");
                 parts.push(cells_snippet(cells));
@@ -134,6 +143,7 @@ impl Kernel {
             Kernel::Norm => shader!("norm"),
             Kernel::MatmulFew { .. } => shader!("matmul_few"),
             Kernel::Matvec { .. } => shader!("matvec"),
+            Kernel::MatmulFlat { .. } => shader!("matmul_flat"),
             Kernel::Matmul { .. } => shader!("matmul"),
             Kernel::RopeAppend { .. } => shader!("rope_append"),
             Kernel::Attend { .. } => shader!("attend"),

@@ -148,8 +148,13 @@ impl WebGpu {
         params[24] = (x.stride / GROUP_COLS) as u32;
         params[25] = u32::from(rows == Rows::Outputs);
         let layout = pieces[0].layout;
-        if self.is_processor && n <= 16 {
-            (Kernel::Matvec { layout }, params, buffers, [end.div_ceil(16) as u32, n as u32, 1])
+        if self.is_processor {
+            match n {
+                ..3 => (Kernel::Matvec { layout }, params, buffers, [end.div_ceil(16) as u32, n as u32, 1]),
+                _ => {
+                    (Kernel::MatmulFlat { layout }, params, buffers, [end.div_ceil(8) as u32, n.div_ceil(4) as u32, 1])
+                }
+            }
         } else if n <= 8 {
             let tokens = n.next_power_of_two() as u8;
             (Kernel::MatmulFew { layout, tokens }, params, buffers, [end as u32, 1, 1])

@@ -9,8 +9,9 @@ fn bytes(word: u32) -> vec4<f32> {
     );
 }
 
-// The low four bits of each byte.
-fn nibbles(word: u32) -> vec4<f32> {
+// Four bits of each byte: the low ones for h = 0, the high ones for h = 1.
+fn nibbles(words: u32, h: u32) -> vec4<f32> {
+    let word = words >> (4u * h);
     return vec4<f32>(
         f32(i32(word & 15u)),
         f32(i32((word >> 8u) & 15u)),
@@ -26,4 +27,9 @@ fn signed_bytes(word: u32) -> vec4<f32> {
         f32(bitcast<i32>(word << 8u) >> 24u),
         f32(bitcast<i32>(word) >> 24u),
     );
+}
+
+// Two half floats.
+fn halves(word: u32) -> vec2<f32> {
+    return unpack2x16float(word);
 }
