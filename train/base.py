@@ -32,6 +32,9 @@ class Base:
         self.embed_scale = self.dim**0.5 if self.gemma else 1.0
         self.rope_base = get("rope.freq_base")
         self.window = get("attention.sliding_window") if self.gemma else None
+        # A text begins with this token where the model was trained so; without it gemma's attention has no sink.
+        first = "tokenizer.ggml.add_bos_token"
+        self.bos = [field("tokenizer.ggml.bos_token_id")] if first in reader.fields and field(first) else []
         self.embed = self.load("token_embd.weight")
         self.head = self.load("output.weight") if "output.weight" in self.tensors else self.embed
         self.norm = self.load("output_norm.weight")
@@ -53,6 +56,10 @@ class Base:
                 base += fnv1a(t.data.tobytes(), fnv1a(name.encode()))
             quantization += fnv1a(f"{name}:{int(t.tensor_type)}".encode())
         return base % 2**64, quantization % 2**64
+
+    def begun(self, tokens):
+        """A piece out of the middle of a text as one that begins a sequence."""
+        return torch.cat([torch.tensor(self.bos, dtype=torch.long), tokens])
 
     def is_local(self, layer):
         return self.gemma and (layer + 1) % 6 != 0

@@ -29,7 +29,7 @@ def main():
         width = (base.n_layers - d) * 2 * base.kv_dim
         sums[d] = (torch.zeros(base.dim + 1, base.dim + 1, dtype=torch.float64), torch.zeros(base.dim + 1, width, dtype=torch.float64))
     for at in range(0, min(args.n, len(tokens)) - args.length, args.length):
-        _, behind, kvs = base.run(tokens[at : at + args.length], args.depths)
+        _, behind, kvs = base.run(base.begun(tokens[at : at + args.length]), args.depths)
         for d, (xx, xy) in sums.items():
             h = base.rms(behind[d], base.layers[d]["attn_norm"])[4:]  # sinks are outliers, and exact at run time
             h = torch.cat([h, torch.ones(len(h), 1)], 1)

@@ -71,7 +71,7 @@ def main():
         kls, distances = [], []
         for _ in range(args.texts):
             at = int(draw.integers(len(tokens) - args.length))
-            loss, kl, distance = step_loss(base, maps, tokens[at : at + args.length], int(draw.integers(32, BLOCK + 1)))
+            loss, kl, distance = step_loss(base, maps, base.begun(tokens[at : at + args.length]), int(draw.integers(32, BLOCK + 1)))
             ((loss + args.consistency * distance) / args.texts).backward()
             kls.append(kl)
             distances.append(distance.item())
