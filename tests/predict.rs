@@ -181,6 +181,19 @@ fn after_the_hand_over_answers_are_the_base_own_bit_for_bit() {
 }
 
 #[test]
+fn the_hand_over_comes_whatever_room_the_last_chunk_leaves() {
+    let mut engine = early("llama", CacheType::F16);
+    // The last chunk has room for none to all of the words so far.
+    for n in 200..330 {
+        let prompt = prompt(n as u64, n);
+        let answer = run(&mut engine, vec![request(&prompt, Prefill::Progressive, 12)]).remove(0);
+        let from = answer.exact_from.expect("a hand-over");
+        assert!(from < 12, "{n} tokens: no hand-over");
+        check_exact("llama", CacheType::F16, &prompt, &answer, from);
+    }
+}
+
+#[test]
 fn predicted_entries_reach_nobody_else() {
     let mut engine = early("llama", CacheType::F16);
     let text = prompt(2, 200);

@@ -37,7 +37,7 @@ impl Engine {
             let Some(reading) = r.reading.as_ref().filter(|p| p.begun && p.progressive) else { continue };
             let prompt = reading.next(room);
             room -= prompt.len();
-            if prompt.end == reading.tokens.end {
+            if prompt.end >= reading.tokens.end {
                 let written = prompt.end.max(reading.exact)..r.done();
                 let written = written.start..written.end.min(written.start + room);
                 room -= written.len();
