@@ -114,7 +114,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
         // Scores: one position a thread.
         if t < count {
             let at = cell_at(in_table, round_start + t, own, extra + t) * 2u * params.n_kv_heads + kv_head;
-            var dots: array<f32, QUERIES>;
+            // Chromium's software adapter does not zero a variable of a loop at each turn, though it should.
+            var dots = array<f32, QUERIES>();
             for (var d = 0u; d < quads; d++) {
                 let key = quad(at * words, params.dim, d);
                 for (var i = 0u; i < QUERIES; i++) {

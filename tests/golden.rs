@@ -146,8 +146,8 @@ fn perplexity_runs_and_is_that_of_the_windows() {
 }
 
 /// On the GPU activations stay floats and these files' weights are exact, so the float reference is met from the quantized
-/// file; Gemma's K-quants have rounded scales and only a quantized reference.
-#[cfg(feature = "wgpu")]
+/// file; Gemma's K-quants have rounded scales and only a quantized reference. For the browser see `pkg/test/webgpu.test.mjs`.
+#[cfg(all(feature = "wgpu", not(target_arch = "wasm32")))]
 mod webgpu {
     use super::*;
     use foreword::backend::webgpu::{Options, WebGpu};

@@ -1,16 +1,16 @@
 // The core's own tests (op tests, tensor types, families, golden log-probabilities), compiled to WASM by wasm-bindgen-test
-// and run in a browser: with relaxed SIMD, and without.
+// and run in a browser: with relaxed SIMD, and without. The latter build has the WebGPU backend, for the op tests.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
-import { launch, withPage } from './browser.mjs';
+import { GPU, launch, withPage } from './browser.mjs';
 import { PKG, start } from './server.mjs';
 
 const ROOT = path.join(PKG, '..');
 const TARGET = path.resolve(ROOT, process.env.CARGO_TARGET_DIR ?? 'target');
-const BUILDS = { simd: '+simd128', relaxed: '+simd128,+relaxed-simd' };
+const BUILDS = { simd: ['+simd128', '--features=wgpu'], relaxed: ['+simd128,+relaxed-simd'] };
 const FILES = ['ops', 'quant', 'families', 'golden'];
 
 /** Runs in a worker: files are read synchronously there. */
@@ -42,9 +42,9 @@ try {
 `;
 
 /** Compiles the tests; the names of their modules under `out`. */
-function build(name, features, out) {
+function build(name, [features, ...options], out) {
   const env = { ...process.env, RUSTFLAGS: `-Ctarget-feature=${features}` };
-  const args = ['test', '--locked', '-p', 'foreword', '--target', 'wasm32-unknown-unknown', '--target-dir', path.join(TARGET, `test-${name}`)];
+  const args = ['test', '--locked', '-p', 'foreword', '--target', 'wasm32-unknown-unknown', '--target-dir', path.join(TARGET, `test-${name}`), ...options];
   args.push('--no-run', '--message-format=json', ...FILES.flatMap((file) => ['--test', file]));
   const messages = execFileSync('cargo', args, { cwd: ROOT, env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 28 });
   const built = messages.split('\n').filter(Boolean).map((line) => JSON.parse(line)).filter((m) => m.executable && FILES.includes(m.target?.name));
@@ -62,7 +62,7 @@ before(async () => {
   execFileSync('cargo', ['build', '--locked', '-p', 'foreword-bindgen'], { cwd: ROOT, stdio: 'inherit' });
   for (const [name, features] of Object.entries(BUILDS)) build(name, features, out);
   server = await start({ folders: { core: out, data: path.join(ROOT, 'tests/data') } });
-  browser = await launch();
+  browser = await launch({ args: GPU });
 });
 after(async () => {
   await browser?.close();

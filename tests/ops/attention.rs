@@ -3,8 +3,6 @@
 use super::common::random::{Random, Sequence, Steps};
 use super::{backends, buf, check, float_operand, get, tolerance};
 use foreword::backend::{Attend, Backend, CacheShape, CacheType, RopeAppend, RopePairs, Rows};
-#[cfg(target_arch = "wasm32")]
-use wasm_bindgen_test::wasm_bindgen_test as test;
 
 /// Attention over a cache that rope_append filled.
 #[derive(Clone)]
@@ -39,7 +37,7 @@ const PLAIN: Attention = Attention {
 
 impl Attention {
     /// The rotated queries and what attention makes of them.
-    fn run(&self, b: &mut dyn Backend) -> Vec<f32> {
+    async fn run(&self, b: &mut dyn Backend) -> Vec<f32> {
         let (n_heads, dim, kv_dim) = (self.n_heads, self.head_dim, self.n_kv_heads * self.head_dim);
         let mut random = Random::new(7);
         let steps = Steps::new(&mut random, &self.sequences);
@@ -92,18 +90,23 @@ impl Attention {
         b.begin(&steps.step).unwrap();
         b.attend(&attend);
         let n = steps.step.tokens.len();
-        let mut got = reader(b, Rows::All, n);
-        let other = reader;
+        let mut got = reader.read(b, Rows::All, n).await;
         b.begin(&steps.step).unwrap();
         b.attend(&Attend { layer: 0, ..attend });
-        got.extend(other(b, Rows::All, n));
-        got.extend(get(b, q.0, n, q.1));
+        got.extend(reader.read(b, Rows::All, n).await);
+        got.extend(get(b, q.0, n, q.1).await);
         got
     }
 
-    fn check(&self, backends: &mut [(String, Box<dyn Backend>)], what: &str) {
+    async fn check(&self, backends: &mut [(String, Box<dyn Backend>)], what: &str) {
         let what = format!("{what}, {:?}, {} x {}", self.ty, self.n_heads, self.head_dim);
-        check(backends, &what, |b| self.run(b), |_, largest| tolerance::attend(self.ty) * largest);
+        check(
+            backends,
+            &what,
+            async |b: &mut dyn Backend| self.run(b).await,
+            |_, largest| tolerance::attend(self.ty) * largest,
+        )
+        .await;
     }
 }
 
@@ -115,9 +118,8 @@ fn tree(past: usize, new: usize) -> Sequence {
     Sequence { past, new, tree: true }
 }
 
-#[test]
-fn attention_over_sequences_and_trees() {
-    let mut backends = backends();
+async fn attention_over_sequences_and_trees() {
+    let mut backends = backends().await;
     let batches = [
         vec![chain(0, 1)],
         vec![chain(0, 33)],
@@ -130,16 +132,15 @@ fn attention_over_sequences_and_trees() {
     for (i, sequences) in batches.into_iter().enumerate() {
         for ty in [CacheType::F32, CacheType::F16, CacheType::Q8_0] {
             let case = Attention { sequences: sequences.clone(), ty, ..PLAIN };
-            case.check(&mut backends, &format!("batch {i}"));
+            case.check(&mut backends, &format!("batch {i}")).await;
             let window = Attention { window: Some(20), softcap: 2.0, n_heads: 4, n_kv_heads: 2, ..case };
-            window.check(&mut backends, &format!("batch {i} in a window"));
+            window.check(&mut backends, &format!("batch {i} in a window")).await;
         }
     }
 }
 
-#[test]
-fn attention_of_all_shapes() {
-    let mut backends = backends();
+async fn attention_of_all_shapes() {
+    let mut backends = backends().await;
     let heads = [(1, 1, 32, 32), (8, 8, 64, 64), (6, 2, 96, 96), (4, 1, 256, 256), (9, 3, 80, 32), (5, 1, 128, 64)];
     for (n_heads, n_kv_heads, head_dim, rope_dim) in heads {
         for pairs in [RopePairs::Adjacent, RopePairs::Halves] {
@@ -150,18 +151,19 @@ fn attention_of_all_shapes() {
                 let sequences = vec![chain(35, 4), tree(20, 6)];
                 let norms = pairs == RopePairs::Halves;
                 let case = Attention { sequences, n_heads, n_kv_heads, head_dim, rope_dim, pairs, norms, ty, ..PLAIN };
-                case.check(&mut backends, &format!("{pairs:?}"));
+                case.check(&mut backends, &format!("{pairs:?}")).await;
             }
         }
     }
 }
 
-#[test]
-fn attention_after_moving_cells() {
-    let mut backends = backends();
+async fn attention_after_moving_cells() {
+    let mut backends = backends().await;
     for ty in [CacheType::F32, CacheType::F16, CacheType::Q8_0] {
         let moves = vec![(40, 3), (41, 40), (70, 41), (3, 64)];
         let case = Attention { sequences: vec![chain(90, 3)], n_heads: 4, n_kv_heads: 2, moves, ty, ..PLAIN };
-        case.check(&mut backends, "moved cells");
+        case.check(&mut backends, "moved cells").await;
     }
 }
+
+tests![attention_over_sequences_and_trees, attention_of_all_shapes, attention_after_moving_cells];

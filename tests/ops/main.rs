@@ -1,7 +1,30 @@
 //! Every op of every backend against the naive 64-bit definition in `common/reference.rs`, on ragged shapes.
+//!
+//! Tests are async functions, as a browser cannot wait for its GPU; `pkg/test/core.test.mjs` runs them there.
 
 #[path = "../common/mod.rs"]
 mod common;
+
+/// Makes tests of async functions.
+macro_rules! tests {
+    ($($name:ident),*) => {
+        mod tests {
+            $(
+                #[cfg(not(target_arch = "wasm32"))]
+                #[test]
+                fn $name() {
+                    pollster::block_on(super::$name());
+                }
+
+                #[cfg(target_arch = "wasm32")]
+                #[wasm_bindgen_test::wasm_bindgen_test]
+                async fn $name() {
+                    super::$name().await;
+                }
+            )*
+        }
+    };
+}
 
 mod attention;
 mod products;
@@ -9,7 +32,7 @@ mod rows;
 
 use common::reference::Reference;
 use foreword::backend::cpu::{Cpu, simd::Level};
-use foreword::backend::{Backend, Buf, CacheType, Epilogue, Operand, Product, Rows, read};
+use foreword::backend::{Backend, Buf, CacheType, Epilogue, Operand, Product, Rows, Weight, read};
 use foreword::quant::TensorType;
 
 /// What an op may be off by.
@@ -34,7 +57,7 @@ mod tolerance {
 }
 
 /// Every backend and variant that can run here.
-fn backends() -> Vec<(String, Box<dyn Backend>)> {
+async fn backends() -> Vec<(String, Box<dyn Backend>)> {
     let mut all: Vec<(String, Box<dyn Backend>)> = Vec::new();
     cuda(&mut all);
     if common::only_cuda() {
@@ -45,23 +68,23 @@ fn backends() -> Vec<(String, Box<dyn Backend>)> {
             all.push((format!("{} x{threads}", level.name()), Box::new(Cpu::with_level(threads, level))));
         }
     }
-    webgpu(&mut all);
+    webgpu(&mut all).await;
     all
 }
 
 /// The GPU with everything that it offers, and as the WebGPU defaults guarantee it.
 #[cfg(feature = "wgpu")]
-fn webgpu(all: &mut Vec<(String, Box<dyn Backend>)>) {
+async fn webgpu(all: &mut Vec<(String, Box<dyn Backend>)>) {
     use foreword::backend::webgpu::{Options, WebGpu};
     let plain = Options { subgroups: false, large_bindings: false, is_processor: Some(false), ..Options::default() };
     for (name, options) in [("webgpu", Options::default()), ("webgpu, plain", plain)] {
-        let gpu = pollster::block_on(WebGpu::open(&options)).expect("an adapter; ./test installs a software one");
+        let gpu = WebGpu::open(&options).await.expect("an adapter; ./test installs a software one");
         all.push((format!("{name}, {}", gpu.info().device), Box::new(gpu)));
     }
 }
 
 #[cfg(not(feature = "wgpu"))]
-fn webgpu(_: &mut Vec<(String, Box<dyn Backend>)>) {}
+async fn webgpu(_: &mut Vec<(String, Box<dyn Backend>)>) {}
 
 /// The GPU with and without matrix instructions.
 #[cfg(feature = "cuda")]
@@ -79,16 +102,16 @@ fn cuda(_: &mut Vec<(String, Box<dyn Backend>)>) {}
 
 /// Runs `case` on every backend and on the reference; `bound(i, largest)` is what result `i` may be off by, where `largest`
 /// is the largest result of the case.
-fn check(
+async fn check(
     backends: &mut [(String, Box<dyn Backend>)],
     what: &str,
-    case: impl Fn(&mut dyn Backend) -> Vec<f32>,
+    case: impl AsyncFn(&mut dyn Backend) -> Vec<f32>,
     bound: impl Fn(usize, f64) -> f64,
 ) {
-    let wanted = case(&mut Reference::default());
+    let wanted = case(&mut Reference::default()).await;
     let largest = wanted.iter().fold(0.0, |m: f64, v| m.max(f64::from(v.abs())));
     for (name, backend) in backends {
-        let got = case(&mut **backend);
+        let got = case(&mut **backend).await;
         assert_eq!(got.len(), wanted.len(), "{name}, {what}");
         for (i, (got, wanted)) in got.iter().zip(&wanted).enumerate() {
             let (diff, bound) = (f64::from((got - wanted).abs()), bound(i, largest));
@@ -107,27 +130,34 @@ fn buf(b: &mut dyn Backend, cols: usize, data: &[f32]) -> Buf {
     buf
 }
 
-fn get(b: &mut dyn Backend, src: Buf, n: usize, cols: usize) -> Vec<f32> {
+async fn get(b: &mut dyn Backend, src: Buf, n: usize, cols: usize) -> Vec<f32> {
     let mut out = vec![0.0; n * cols];
-    pollster::block_on(read(b, src, n, &mut out)).unwrap();
+    read(b, src, n, &mut out).await.unwrap();
     out
 }
 
-/// An operand in plain floats, and a function that reads it: the product with the identity.
-fn float_operand(
-    b: &mut dyn Backend,
-    n: usize,
+/// Reads an operand in plain floats: the product with the identity.
+struct FloatReader {
+    operand: Operand,
+    identity: Weight,
+    out: Buf,
     cols: usize,
-) -> (Operand, impl Fn(&mut dyn Backend, Rows, usize) -> Vec<f32> + use<>) {
-    let mut identity = vec![0u8; cols * cols * 4];
-    (0..cols).for_each(|i| identity[(i * cols + i) * 4..][..4].copy_from_slice(&1f32.to_le_bytes()));
-    let weight = b.new_weight(TensorType::F32, cols, cols).unwrap();
-    b.load_rows(weight, 0, &identity).unwrap();
-    let operand = b.new_operand(n, cols, &[weight]).unwrap();
+}
+
+/// An operand in plain floats, and what reads it.
+fn float_operand(b: &mut dyn Backend, n: usize, cols: usize) -> (Operand, FloatReader) {
+    let mut ones = vec![0u8; cols * cols * 4];
+    (0..cols).for_each(|i| ones[(i * cols + i) * 4..][..4].copy_from_slice(&1f32.to_le_bytes()));
+    let identity = b.new_weight(TensorType::F32, cols, cols).unwrap();
+    b.load_rows(identity, 0, &ones).unwrap();
+    let operand = b.new_operand(n, cols, &[identity]).unwrap();
     let out = b.new_buf(n, cols).unwrap();
-    let reader = move |b: &mut dyn Backend, rows: Rows, n: usize| {
-        b.matmul(operand, rows, &[Product { weight, out, epilogue: Epilogue::STORE }]);
-        get(b, out, n, cols)
-    };
-    (operand, reader)
+    (operand, FloatReader { operand, identity, out, cols })
+}
+
+impl FloatReader {
+    async fn read(&self, b: &mut dyn Backend, rows: Rows, n: usize) -> Vec<f32> {
+        b.matmul(self.operand, rows, &[Product { weight: self.identity, out: self.out, epilogue: Epilogue::STORE }]);
+        get(b, self.out, n, self.cols).await
+    }
 }

@@ -4,8 +4,6 @@ use super::common::random::{Random, rows};
 use super::{backends, buf, check, get, tolerance};
 use foreword::backend::{Backend, Epilogue, Norm, Product, Rows};
 use foreword::quant::{TensorType, decode};
-#[cfg(target_arch = "wasm32")]
-use wasm_bindgen_test::wasm_bindgen_test as test;
 
 /// Rows divided by their root mean square, as a norm with weights of one makes them.
 fn normalised(x: &[f32], cols: usize) -> Vec<f64> {
@@ -36,7 +34,7 @@ struct Shape {
 }
 
 /// Norm with weights of one, then a product.
-fn matmul_case(
+async fn matmul_case(
     backends: &mut [(String, Box<dyn Backend>)],
     shape: &Shape,
     epilogue: &dyn Fn(&mut dyn Backend) -> Epilogue,
@@ -48,7 +46,7 @@ fn matmul_case(
     let mut decoded = vec![0.0; n_rows * cols];
     decode(ty, &bytes, &mut decoded).unwrap();
     let bounds = product_bounds(ty, &decoded, &normalised(&x, cols), cols);
-    let case = |b: &mut dyn Backend| {
+    let case = async |b: &mut dyn Backend| {
         let weight = b.new_weight(ty, n_rows, cols).unwrap();
         // In two parts, the second one ragged.
         let cut = (n_rows / 2).next_multiple_of(16).min(n_rows);
@@ -63,15 +61,14 @@ fn matmul_case(
         b.begin(&rows(n)).unwrap();
         b.norm(&Norm { x, delta: None, weight: ones, eps: 0.0, out: operand, rows: Rows::All });
         b.matmul(operand, Rows::All, &[Product { weight, out, epilogue }]);
-        get(b, out, n, n_rows)
+        get(b, out, n, n_rows).await
     };
     // Factors of the epilogues below are at most 1, and a soft-cap only flattens.
-    check(backends, &format!("matmul {ty:?} [{n_rows}, {cols}] x {n}"), case, |i, _| bounds[i]);
+    check(backends, &format!("matmul {ty:?} [{n_rows}, {cols}] x {n}"), case, |i, _| bounds[i]).await;
 }
 
-#[test]
-fn matmul_of_every_type() {
-    let mut backends = backends();
+async fn matmul_of_every_type() {
+    let mut backends = backends().await;
     for &ty in TensorType::ALL {
         for (n_rows, cols, n) in [
             (1, 32, 1),
@@ -84,20 +81,19 @@ fn matmul_of_every_type() {
             (49, 64, 16),
         ] {
             if cols % ty.block_len() == 0 {
-                matmul_case(&mut backends, &Shape { ty, rows: n_rows, cols, n }, &|_| Epilogue::STORE);
+                matmul_case(&mut backends, &Shape { ty, rows: n_rows, cols, n }, &|_| Epilogue::STORE).await;
             }
         }
     }
     for (n_rows, cols, n) in [(5, 7, 1), (33, 50, 3), (65, 33, 40)] {
         for ty in [TensorType::F32, TensorType::F16, TensorType::BF16] {
-            matmul_case(&mut backends, &Shape { ty, rows: n_rows, cols, n }, &|_| Epilogue::STORE);
+            matmul_case(&mut backends, &Shape { ty, rows: n_rows, cols, n }, &|_| Epilogue::STORE).await;
         }
     }
 }
 
-#[test]
-fn matmul_epilogues() {
-    let mut backends = backends();
+async fn matmul_epilogues() {
+    let mut backends = backends().await;
     for n in [1, 3, 40] {
         for i in 0..16 {
             let shape = Shape { ty: [TensorType::Q4_1, TensorType::F32][i % 2], rows: 50, cols: 96, n };
@@ -106,14 +102,14 @@ fn matmul_epilogues() {
                 bias: (i & 1 == 0).then(|| buf(b, 50, &Random::new(5).floats(50))),
                 softcap: if i & 2 == 0 { 0.0 } else { 0.8 },
                 accumulate: i & 4 == 0,
-            });
+            })
+            .await;
         }
     }
 }
 
-#[test]
-fn matmul_of_several_weights() {
-    let mut backends = backends();
+async fn matmul_of_several_weights() {
+    let mut backends = backends().await;
     let types = [TensorType::Q4_0, TensorType::Q4_0, TensorType::Q6_K, TensorType::Q8_0, TensorType::Q4_0];
     let (sizes, cols) = ([48, 16, 33, 5, 100], 256);
     for n in [1, 7, 50] {
@@ -127,7 +123,7 @@ fn matmul_of_several_weights() {
             decode(ty, bytes, &mut decoded).unwrap();
             bounds.extend(product_bounds(ty, &decoded, &scaled, cols));
         }
-        let case = |b: &mut dyn Backend| {
+        let case = async |b: &mut dyn Backend| {
             let mut weights = Vec::new();
             for ((&ty, rows), bytes) in types.iter().zip(sizes).zip(&bytes) {
                 let weight = b.new_weight(ty, rows, cols).unwrap();
@@ -142,8 +138,14 @@ fn matmul_of_several_weights() {
             b.begin(&rows(n)).unwrap();
             b.norm(&Norm { x, delta: None, weight: ones, eps: 0.0, out: operand, rows: Rows::All });
             b.matmul(operand, Rows::All, &products);
-            products.iter().zip(sizes).flat_map(|(p, rows)| get(b, p.out, n, rows)).collect()
+            let mut got = Vec::new();
+            for (p, rows) in products.iter().zip(sizes) {
+                got.extend(get(b, p.out, n, rows).await);
+            }
+            got
         };
-        check(&mut backends, &format!("matmul of five weights x {n}"), case, |i, _| bounds[i]);
+        check(&mut backends, &format!("matmul of five weights x {n}"), case, |i, _| bounds[i]).await;
     }
 }
+
+tests![matmul_of_every_type, matmul_epilogues, matmul_of_several_weights];
