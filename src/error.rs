@@ -29,6 +29,8 @@ pub enum Kind {
     OutOfMemory,
     /// The GPU or its driver went away.
     DeviceLost,
+    /// The GPU refused a command: a fault of Foreword's or of the driver's. The device is there, but not to be trusted.
+    DeviceFault,
     /// The caller cancelled.
     Cancelled,
 }
@@ -46,7 +48,7 @@ pub struct KindRow {
 
 impl Kind {
     /// Every kind, in the order of the enum.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::BadFile,
         Kind::Unsupported,
         Kind::Download,
@@ -55,6 +57,7 @@ impl Kind {
         Kind::PromptTooLong,
         Kind::OutOfMemory,
         Kind::DeviceLost,
+        Kind::DeviceFault,
         Kind::Cancelled,
     ];
 
@@ -69,6 +72,7 @@ impl Kind {
             Kind::PromptTooLong => ("prompt_too_long", 400, 7),
             Kind::OutOfMemory => ("out_of_memory", 507, 8),
             Kind::DeviceLost => ("device_lost", 503, 9),
+            Kind::DeviceFault => ("device_fault", 500, 10),
             Kind::Cancelled => ("cancelled", 499, 130),
         };
         KindRow { code, http, exit }
@@ -151,5 +155,6 @@ constructors! {
     prompt_too_long => PromptTooLong,
     out_of_memory => OutOfMemory,
     device_lost => DeviceLost,
+    device_fault => DeviceFault,
     cancelled => Cancelled,
 }

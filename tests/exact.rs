@@ -349,7 +349,7 @@ mod webgpu {
 
     fn plain(path: &Path, model: &ModelOptions) -> Model {
         let plain =
-            Options { subgroups: false, large_bindings: false, is_processor: Some(false), ..Options::default() };
+            Options { subgroups: false, max_binding: Some(128 << 20), is_processor: Some(false), ..Options::default() };
         open(path, model, &plain)
     }
 

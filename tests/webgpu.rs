@@ -6,22 +6,37 @@ mod common;
 use common::{GEMMA3, SMOLLM2, data, model_path};
 use foreword::backend::cpu::Cpu;
 use foreword::backend::webgpu::{Options, WebGpu};
-use foreword::backend::{Activity, Backend, CacheType};
+use foreword::backend::{Activity, Backend, CacheType, read};
 use foreword::engine::{Engine, Event, Request, RequestId};
-use foreword::gguf::source::{FileSource, Source};
+use foreword::gguf::source::{FileSource, Read, Source};
 use foreword::model::ModelOptions;
+use foreword::quant::TensorType;
 use foreword::sample::Params;
+use foreword::{Error, Kind};
 use std::path::Path;
+#[cfg(unix)]
+use std::process::Command;
+
+fn open(options: &Options) -> WebGpu {
+    pollster::block_on(WebGpu::open(options)).expect("an adapter; ./test installs a software one")
+}
 
 fn gpu() -> WebGpu {
-    pollster::block_on(WebGpu::open(&Options::default())).expect("an adapter; ./test installs a software one")
+    open(&Options::default())
+}
+
+/// A GPU that allows bindings of so many bytes.
+fn gpu_with_bindings(bytes: u64) -> WebGpu {
+    open(&Options { max_binding: Some(bytes), ..Options::default() })
+}
+
+fn options(max_batch: usize) -> ModelOptions {
+    ModelOptions { context_length: Some(128), cache_type: CacheType::F16, cache_tokens: Some(20 * 64), max_batch }
 }
 
 fn engine(path: &Path, backend: Box<dyn Backend>, max_batch: usize) -> Engine {
     let sources: Vec<Box<dyn Source>> = vec![Box::new(FileSource::open(path).expect("a model file"))];
-    let options =
-        ModelOptions { context_length: Some(128), cache_type: CacheType::F16, cache_tokens: Some(20 * 64), max_batch };
-    pollster::block_on(Engine::load(sources, backend, &options, || 0.0, &mut |_| {})).expect("a sound model")
+    pollster::block_on(Engine::load(sources, backend, &options(max_batch), || 0.0, &mut |_| {})).expect("a sound model")
 }
 
 fn step(engine: &mut Engine) -> Vec<Event> {
@@ -93,6 +108,115 @@ fn ordinary_settings_read_a_thousand_bytes() {
         let done = decode_step(&mut engine, &params, logprobs);
         assert_eq!((done.submits, done.read_bytes), (1, bytes), "{params:?}");
     }
+}
+
+#[test]
+fn a_model_larger_than_a_binding_is_split() {
+    let write = |backend| {
+        let mut engine = engine(&model_path(SMOLLM2), Box::new(backend), 64);
+        let params = Params { temperature: 0.0, ..Params::default() };
+        let prompt = engine.prompt("Once upon a time, there was a", false);
+        let request = Request { prompt, params, max_tokens: Some(4), logprobs: Some(4), ..Request::default() };
+        engine.submit(request).expect("a sound request");
+        let mut text = Vec::new();
+        while !engine.is_idle() {
+            text.extend(step(&mut engine).into_iter().filter_map(|event| match event {
+                Event::Token(_, token) => Some((token.token, token.logprobs)),
+                _ => None,
+            }));
+        }
+        (text, engine.model().backend().activity().dispatches)
+    };
+    let (whole, few) = write(gpu());
+    // The embeddings take some 18 MB.
+    let (split, many) = write(gpu_with_bindings(4 << 20));
+    assert_eq!(whole, split);
+    assert!(many > few, "{many} dispatches for {few}: nothing was split");
+}
+
+/// A file of which only the header may be read.
+struct HeaderOnly(FileSource, u64);
+
+impl Source for HeaderOnly {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read_at<'a>(&'a mut self, offset: u64, buf: &'a mut [u8]) -> Read<'a> {
+        assert!(offset < self.1, "a tensor is read");
+        self.0.read_at(offset, buf)
+    }
+}
+
+/// What a GPU says to SmolLM2, of which it may see the header only.
+fn refusal(backend: WebGpu, options: &ModelOptions) -> Error {
+    let path = model_path(SMOLLM2);
+    let (gguf, _) = common::open(&path);
+    let tensors = gguf.tensors.iter().map(|t| t.offset).min().expect("tensors");
+    let source = HeaderOnly(FileSource::open(&path).expect("a model file"), tensors);
+    let mut ignore = |_| {};
+    let loaded = Engine::load(vec![Box::new(source)], Box::new(backend), options, || 0.0, &mut ignore);
+    pollster::block_on(loaded).map(|_| ()).expect_err("there is no room")
+}
+
+#[test]
+fn what_has_no_room_is_refused_before_tensors_are_read() {
+    let long = ModelOptions { cache_tokens: Some(1 << 13), ..options(8) };
+    let error = refusal(gpu_with_bindings(1 << 20), &long);
+    assert_eq!(error.kind(), Kind::OutOfMemory, "{error}");
+    assert!(error.to_string().contains("a layer of the KV cache takes") && error.to_string().contains("shorter"));
+    let error = refusal(gpu_with_bindings(1 << 20), &options(256));
+    assert_eq!(error.kind(), Kind::OutOfMemory, "{error}");
+    assert!(error.to_string().contains("a work buffer takes") && error.to_string().contains("smaller batches"));
+}
+
+#[test]
+fn commands_that_are_refused_and_a_lost_device_are_errors_of_their_own_kinds() {
+    let mut backend = gpu();
+    // A command that no device takes: more than the buffer holds.
+    let buf = backend.new_buf(1, 16).expect("a small buffer");
+    let error = backend.write(buf, 0, &[0.0; 4096]).expect_err("the buffer has 16 values");
+    assert_eq!(error.kind(), Kind::DeviceFault, "{error}");
+    // It was refused, and that is all.
+    backend.write(buf, 0, &[1.0; 16]).expect("a sound command");
+    let mut values = [0.0; 16];
+    pollster::block_on(read(&mut backend, buf, 1, &mut values)).expect("a result");
+    assert_eq!(values, [1.0; 16]);
+    backend.lose();
+    let error = pollster::block_on(read(&mut backend, buf, 1, &mut values)).expect_err("the device is gone");
+    assert_eq!(error.kind(), Kind::DeviceLost, "{error}");
+}
+
+/// Set where a test runs by itself, with little memory.
+#[cfg(unix)]
+const ALONE: &str = "FOREWORD_TEST_ALONE";
+
+/// The memory of a software GPU is that of its process.
+#[cfg(unix)]
+#[test]
+fn a_full_device_is_out_of_memory_and_goes_on() {
+    if std::env::var_os(ALONE).is_none() {
+        let me = std::env::current_exe().expect("a path");
+        let script = "ulimit -v 4000000 && exec \"$0\" --exact a_full_device_is_out_of_memory_and_goes_on";
+        let run = Command::new("sh").args(["-c", script]).arg(me).env(ALONE, "1").output().expect("a shell");
+        let said = String::from_utf8_lossy(&run.stdout);
+        assert!(run.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let mut backend = gpu();
+    let error = pollster::block_on(backend.room(8 << 30, 0)).expect_err("the process may have 4 GB");
+    assert_eq!(error.kind(), Kind::OutOfMemory, "{error}");
+    assert!(error.to_string().contains("no room for 8192 MiB"), "{error}");
+    // The same while weights are being made.
+    let (rows, cols) = (16 << 10, 2048);
+    let made = (0..64).try_for_each(|_| backend.new_weight(TensorType::F32, rows, cols).map(|_| ()));
+    let error = made.expect_err("there were 8 GiB of them");
+    assert_eq!(error.kind(), Kind::OutOfMemory, "{error}");
+    let buf = backend.new_buf(1, 16).expect("a small buffer");
+    backend.write(buf, 0, &[1.0; 16]).expect("a sound command");
+    let mut values = [0.0; 16];
+    pollster::block_on(read(&mut backend, buf, 1, &mut values)).expect("a result");
+    assert_eq!(values, [1.0; 16]);
 }
 
 const PROMPTS: [&str; 20] = [

@@ -4,7 +4,7 @@
  */
 import { createSHA256, createXXHash64, type IHasher } from 'hash-wasm';
 import { Arrival, type Arriving, arrived } from './arrival.js';
-import { ForewordError, throwIfAborted } from './error.js';
+import { type ErrorCode, ForewordError, throwIfAborted } from './error.js';
 import type { Input } from './rpc.js';
 import { type Entry, MemoryFile, type Reader, type Store, type Writer } from './store.js';
 import type { LoadProgress } from './types.js';
@@ -14,6 +14,9 @@ const TRIES = 5;
 /** Beside the model, the browser needs room for itself. */
 const SPARE = 16 << 20;
 const CHUNK = 4 << 20;
+/** What is not kept: bytes of no use, and the beginning of a model that does not run here. */
+const DAMAGED: ErrorCode[] = ['bad_file', 'checksum_mismatch'];
+const REFUSED: ErrorCode[] = ['unsupported', 'out_of_memory'];
 /** WASM has 32-bit addresses. */
 export const MOST_BYTES = 4 * 2 ** 30;
 
@@ -123,9 +126,10 @@ async function fetchToStore(order: Order, key: string, store: Store): Promise<vo
     checkHash(input, hashers[1]);
     await file.save({ ...entry, totalBytes: file.size, complete: true, checksum: checksum.digest() });
   } catch (error) {
-    const { code } = ForewordError.from(error);
+    // Where the model was refused, the reason of the abort says why.
+    const { code } = ForewordError.from(signal.aborted ? signal.reason : error);
     await file.close();
-    if (code === 'bad_file' || code === 'checksum_mismatch') await store.remove(key);
+    if (DAMAGED.includes(code) || (!known && REFUSED.includes(code))) await store.remove(key);
     throw error;
   }
 }

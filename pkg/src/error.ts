@@ -10,6 +10,7 @@ export type ErrorCode =
   | 'prompt_too_long'
   | 'out_of_memory'
   | 'device_lost'
+  | 'device_fault'
   | 'cancelled'
   | 'not_found'
   | 'offline'

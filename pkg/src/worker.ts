@@ -75,6 +75,8 @@ async function load(args: LoadArgs, { part, signal }: CallContext<'load'>): Prom
     return loaded!;
   } catch (error) {
     stop.abort(error);
+    // A refused model's download is thrown away by now, and nobody writes to the store any more.
+    await Promise.allSettled(files.map((file) => file.finished));
     throw error;
   } finally {
     signal.removeEventListener('abort', cancel);
@@ -85,7 +87,7 @@ async function load(args: LoadArgs, { part, signal }: CallContext<'load'>): Prom
 const sizeOf = (files: Arriving[]) => files.reduce((sum, file) => sum + file.size, 0);
 
 /** What a GPU may fail by where the processor does not. */
-const GPU_FAULTS = ['unsupported', 'out_of_memory', 'device_lost', 'internal'];
+const GPU_FAULTS = ['unsupported', 'out_of_memory', 'device_lost', 'device_fault', 'internal'];
 
 /** Builds on the chosen kernel; with `auto` on the processor what the GPU cannot take. */
 async function buildOn(chosen: Chosen, files: Arriving[], args: LoadArgs, context: CallContext<'load'>): Promise<Session> {
@@ -229,23 +231,26 @@ async function pump(): Promise<void> {
   }
 }
 
-/** One step; after a lost device the answers go on elsewhere. */
+/** One step; when the device is lost or refuses commands, the answers go on elsewhere. */
 async function step(s: Session): Promise<void> {
   try {
     (JSON.parse(await s.step()) as StepEvent[]).forEach(deliver);
     proven = true;
   } catch (error) {
     const lost = ForewordError.from(error);
-    if (lost.code !== 'device_lost') throw error;
+    if (lost.code !== 'device_lost' && lost.code !== 'device_fault') throw error;
     await restore(s, lost);
   }
 }
 
-/** Loads the model again: on a new device, or, if that fails or the old one never made a step, on this thread. */
+/**
+ * Loads the model again: on a new device, or on this thread, if that fails, or the old one never made a step or refused a command,
+ * as the new one would.
+ */
 async function restore(s: Session, lost: ForewordError): Promise<void> {
   const { signal } = new AbortController();
   let failure: unknown = lost;
-  for (const backend of proven ? ['webgpu', 'cpu'] : ['cpu']) {
+  for (const backend of proven && lost.code === 'device_lost' ? ['webgpu', 'cpu'] : ['cpu']) {
     const files: Arriving[] = [];
     try {
       await openAll(origin!, { part() {}, signal }, files);
@@ -265,7 +270,7 @@ async function restore(s: Session, lost: ForewordError): Promise<void> {
       files.forEach((file) => file.close());
     }
   }
-  throw new ForewordError('device_lost', `${lost.message}, and the model could not be loaded again: ${ForewordError.from(failure).message}`, { cause: failure });
+  throw new ForewordError(lost.code, `${lost.message}, and the model could not be loaded again: ${ForewordError.from(failure).message}`, { cause: failure });
 }
 
 function deliver({ id, value, done, error }: StepEvent): void {

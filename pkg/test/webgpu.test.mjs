@@ -112,12 +112,17 @@ test('an answer goes on when the device is lost', { timeout: 120_000 }, async ()
   assert.match(result.infos[1].backendReason, /opened again/);
 });
 
-test('when a second device is lost at once, the answer goes on without one', { timeout: 120_000 }, async () => {
-  const result = await withWorkers(faulty([4, 1], misuse), ask, { backend: 'webgpu', turns: 2 });
-  assert.deepEqual(result.texts, wanted.texts, result.message);
-  assert.equal(result.infos[1].backend, 'cpu');
-  assert.match(result.infos[1].backendReason, /^WASM: the GPU refused a command/);
-});
+for (const [name, at, fault, reason] of [
+  ['when a second device is lost at once', [4, 1], destroy, /^WASM: the GPU went away/],
+  ['when a device refuses a command', [4], misuse, /^WASM: the GPU refused a command/],
+]) {
+  test(`${name}, the answer goes on without one`, { timeout: 120_000 }, async () => {
+    const result = await withWorkers(faulty(at, fault), ask, { backend: 'webgpu', turns: 2 });
+    assert.deepEqual(result.texts, wanted.texts, result.message);
+    assert.equal(result.infos[1].backend, 'cpu');
+    assert.match(result.infos[1].backendReason, reason);
+  });
+}
 
 test('a GPU that runs out of memory in an answer fails that answer', { timeout: 120_000 }, async () => {
   const result = await withWorkers(faulty([4], exhaust), ask, { backend: 'webgpu', turns: 2 });
@@ -137,9 +142,14 @@ const SMALL = `
 test('a model that the GPU has no room for is refused before its download', { timeout: 60_000 }, async () => {
   const begun = performance.now();
   const wholeMs = 48_000;
-  const small = await withWorkers(SMALL, ask, { backend: 'webgpu', url: '/smol.gguf?slow' });
+  const refusal = async (Foreword) => {
+    const { code, message } = await Foreword.load('/smol.gguf?slow', { backend: 'webgpu', contextLength: 256 }).catch((error) => error);
+    return { code, message, left: await Foreword.list() };
+  };
+  const small = await withWorkers(SMALL, refusal);
   assert.equal(small.code, 'out_of_memory', small.message);
   assert.match(small.message, /no room for \d+ MiB of weights/);
+  assert.deepEqual(small.left, [], 'what was downloaded of it is not kept');
   const long = await withWorkers('', ask, { backend: 'webgpu', url: '/smol.gguf?slow', contextLength: 6_000_000 });
   assert.equal(long.code, 'out_of_memory', long.message);
   assert.match(long.message, /shorter context/);

@@ -401,10 +401,10 @@ pub trait Backend {
         Vec::new()
     }
 
-    /// Fails with [`crate::Kind::OutOfMemory`] where `bytes` of weights cannot be had, before they are loaded. Backends that
-    /// can tell only by trying say nothing here.
-    fn room(&mut self, bytes: u64) -> Room<'_> {
-        _ = bytes;
+    /// Fails with [`crate::Kind::OutOfMemory`] where `bytes` of weights, or a matrix of `largest` bytes, cannot be had, before
+    /// they are loaded. Backends that can tell only by trying say nothing here.
+    fn room(&mut self, bytes: u64, largest: usize) -> Room<'_> {
+        _ = (bytes, largest);
         Box::pin(std::future::ready(Ok(())))
     }
 

@@ -319,11 +319,12 @@ impl Engine {
         }
     }
 
-    /// Ends the requests of a batch that failed. After a lost device none of them: what they need is on the host.
+    /// Ends the requests of a batch that failed. Where the device is of no more use none of them: what they need is on the
+    /// host.
     fn fail(&mut self, error: Error, events: &mut Vec<Event>) -> Result<()> {
         // Some may have ended earlier in this step.
         self.finish(events);
-        if error.kind() == crate::Kind::DeviceLost {
+        if matches!(error.kind(), crate::Kind::DeviceLost | crate::Kind::DeviceFault) {
             while let Some(running) = self.running.pop() {
                 self.preempt(running);
             }
@@ -339,7 +340,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Loads the model into another backend, after [`Engine::step`] has reported a lost device. Requests under way go on:
+    /// Loads the model into another backend, after [`Engine::step`] has reported [`crate::Kind::DeviceLost`] or
+    /// [`crate::Kind::DeviceFault`]. Requests under way go on:
     /// their prompts and what has been answered are read again. A sidecar has to be added again, too.
     ///
     /// # Errors

@@ -130,7 +130,7 @@ impl Model {
         };
         // Before the tensors, which may still be on their way: what does not fit is not downloaded.
         let kv = KvCache::new(&mut *backend, shape)?;
-        backend.room(gguf.tensors.iter().map(|t| t.n_bytes).sum()).await?;
+        backend.room(gguf.tensors.iter().map(|t| t.n_bytes).sum(), Buffers::largest(&config, max_batch)).await?;
         let weights = weights::load(gguf, sources, &mut *backend, &config, progress).await?;
         let buffers = Buffers::new(&mut *backend, &config, &weights, max_batch)?;
         let (plan, maps) = (Plan::default(), None);
@@ -182,6 +182,13 @@ impl Model {
 }
 
 impl Buffers {
+    /// Bytes of the largest one.
+    fn largest(c: &ModelConfig, n: usize) -> usize {
+        let widest = c.dim.max(c.n_heads * c.head_dim).max(c.ff_dim);
+        let rows = n.saturating_mul(widest).max(HEAD_ROWS.min(n).saturating_mul(c.n_vocab));
+        rows.saturating_mul(size_of::<f32>())
+    }
+
     fn new(backend: &mut dyn Backend, c: &ModelConfig, w: &Weights, n: usize) -> Result<Self> {
         let (q_dim, kv_dim) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
         let head_rows = HEAD_ROWS.min(n);

@@ -72,11 +72,13 @@ async fn backends() -> Vec<(String, Box<dyn Backend>)> {
     all
 }
 
-/// The GPU with everything that it offers, and as the WebGPU defaults guarantee it.
+/// The GPU with everything that it offers, and as the WebGPU defaults guarantee it; bindings are made so small there that
+/// the larger weights take several.
 #[cfg(feature = "wgpu")]
 async fn webgpu(all: &mut Vec<(String, Box<dyn Backend>)>) {
     use foreword::backend::webgpu::{Options, WebGpu};
-    let plain = Options { subgroups: false, large_bindings: false, is_processor: Some(false), ..Options::default() };
+    let plain =
+        Options { subgroups: false, max_binding: Some(2 << 20), is_processor: Some(false), ..Options::default() };
     for (name, options) in [("webgpu", Options::default()), ("webgpu, plain", plain)] {
         let gpu = WebGpu::open(&options).await.expect("an adapter; ./test installs a software one");
         all.push((format!("{name}, {}", gpu.info().device), Box::new(gpu)));

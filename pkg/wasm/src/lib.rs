@@ -62,7 +62,7 @@ impl Session {
         load(sources, &options, &start, &progress).await.map_err(|e| to_js(&e))
     }
 
-    /// Goes on after a lost device (the code of `step`'s error is `device_lost`): on a new one (`webgpu`), or on this thread
+    /// Goes on after a lost device (the code of `step`'s error is `device_lost` or `device_fault`): on a new one (`webgpu`), or on this thread
     /// (`cpu`). A sidecar has to be added again. After an error another backend may be tried.
     pub async fn restore(
         &mut self,

@@ -96,9 +96,9 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    pub(super) fn new(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+    pub(super) fn new(device: wgpu::Device, queue: wgpu::Queue, max_binding: u64) -> Self {
         let limits = device.limits();
-        let max_bytes = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        let max_bytes = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(max_binding);
         Memory {
             device,
             queue,
@@ -119,14 +119,20 @@ impl Memory {
         &self.buffers[id as usize]
     }
 
+    /// Whether a buffer can be as large as that.
+    pub(super) fn check_size(&self, what: &str, bytes: usize) -> Result<()> {
+        if bytes <= self.max_bytes {
+            return Ok(());
+        }
+        Err(Error::out_of_memory(format!(
+            "the GPU allows buffers of {} bytes, but {what} takes {bytes}; use a shorter context or smaller batches",
+            self.max_bytes
+        )))
+    }
+
     /// A zeroed storage buffer.
     pub(super) fn storage(&mut self, what: &'static str, bytes: usize) -> Result<BufferId> {
-        if bytes > self.max_bytes {
-            return Err(Error::out_of_memory(format!(
-                "the GPU allows buffers of {} bytes, but {what} takes {bytes}; use a shorter context or smaller batches",
-                self.max_bytes
-            )));
-        }
+        self.check_size(what, bytes)?;
         self.buffers.push(self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(what),
             size: bytes.max(16).next_multiple_of(16) as u64,

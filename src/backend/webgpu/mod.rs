@@ -34,8 +34,9 @@ use step::Step;
 pub struct Options {
     /// Use subgroup operations where the adapter has them.
     pub subgroups: bool,
-    /// Ask for the adapter's limits; the WebGPU defaults otherwise.
-    pub large_bindings: bool,
+    /// Largest binding to use, in bytes: what does not fit is cut into several. What the adapter allows when `None`; up to
+    /// 128 MiB, the device is opened with the limits that WebGPU guarantees.
+    pub max_binding: Option<u64>,
     /// Take software adapters too.
     pub software: bool,
     /// Whether the adapter is a processor that serves as a GPU, for the choice of kernels; found out when `None`.
@@ -46,7 +47,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { subgroups: true, large_bindings: true, software: true, is_processor: None, profile: false }
+        Options { subgroups: true, max_binding: None, software: true, is_processor: None, profile: false }
     }
 }
 
@@ -150,7 +151,8 @@ impl WebGpu {
             features |= *feature & adapter.features();
         }
         let mut limits = wgpu::Limits::defaults();
-        if options.large_bindings {
+        let max_binding = options.max_binding.unwrap_or(u64::MAX);
+        if max_binding > limits.max_storage_buffer_binding_size {
             let most = adapter.limits();
             limits.max_buffer_size = most.max_buffer_size;
             limits.max_storage_buffer_binding_size = most.max_storage_buffer_binding_size;
@@ -170,7 +172,7 @@ impl WebGpu {
         watch(&device, &faults);
         let lanes = if features.contains(wgpu::Features::SUBGROUP) { Lanes::Subgroup } else { Lanes::Workgroup };
         let profile = features.contains(wgpu::Features::TIMESTAMP_QUERY).then(|| Profile::new(&device, &queue));
-        let mut memory = Memory::new(device, queue);
+        let mut memory = Memory::new(device, queue, max_binding);
         let step = Step::new(&mut memory, Pipelines::new(lanes), profile)?;
         let backend = format!("{:?}", about.backend);
         let info =
@@ -232,7 +234,7 @@ fn watch(device: &wgpu::Device, faults: &Faults) {
             wgpu::Error::OutOfMemory { .. } => {
                 (Kind::OutOfMemory, "the GPU is out of memory; use a smaller model or a shorter context".to_string())
             }
-            other => (Kind::DeviceLost, format!("the GPU refused a command: {other}")),
+            other => (Kind::DeviceFault, format!("the GPU refused a command: {other}")),
         };
         shared.lock().error.get_or_insert(found);
     }));
@@ -264,8 +266,9 @@ impl Backend for WebGpu {
     }
 
     /// Takes that much memory and gives it back: no GPU says how much it has.
-    fn room(&mut self, bytes: u64) -> Room<'_> {
+    fn room(&mut self, bytes: u64, largest: usize) -> Room<'_> {
         Box::pin(async move {
+            self.memory.check_size("a work buffer", largest)?;
             let scope = self.memory.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
             let probes = self.memory.probe(bytes);
             let error = scope.pop().await;
