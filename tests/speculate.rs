@@ -386,8 +386,8 @@ fn the_adaptive_tree_is_exact_too() {
             // A request lasts for some answers, so that acceptance is learnt and drafting pauses and goes on.
             request += 1;
             while out.len() < 2 {
-                let (text, seq, room) = (&out[..], SeqId(0), 20);
-                let subject = Subject { request: request / 50, seq, text, sampler: &mut sampler, rows: 1, room };
+                let (text, seq, sampler) = (&out[..], SeqId(0), &mut sampler);
+                let subject = Subject { request: request / 50, seq, text, sampler, rows: 1, room: 20, levels: 20 };
                 let tree = pollster::block_on(speculation.draft(&mut model, subject));
                 guesses += tree.nodes().len();
                 let more = verify(&target, &tree, false, &choose, &out, &mut || sampler.unit());

@@ -174,6 +174,29 @@ fn greedy_answers_are_those_of_plain_decoding() {
 }
 
 #[test]
+fn the_end_of_an_answer_limits_how_deep_trees_are_not_how_wide() {
+    let mut engine = engine_of("llama", 1024);
+    let drafter = second(&engine, "llama").expect("a drafter");
+    let shape = Shape::Constant(vec![3, 2, 1, 1]);
+    assert!(shape.size() > 20);
+    engine.speculate(Box::new(drafter), Mode::Fixed(shape)).expect("a mode");
+    let prompt: Vec<u32> = (3..40).collect();
+    let params = Params { temperature: 0.0, ..Params::default() };
+    for (max_tokens, accepted) in [(2, 0), (3, 1), (4, 2), (6, 4), (7, 4), (8, 5)] {
+        let request = Request {
+            prompt: prompt.clone(),
+            params: params.clone(),
+            max_tokens: Some(max_tokens),
+            ignore_eos: true,
+            ..Request::default()
+        };
+        // The drafter is the model itself, so all its first guesses are right; the first token comes from the prompt.
+        let done = answers(&mut engine, &[request]).remove(0).done.expect("an end");
+        assert_eq!(done.usage.accepted_tokens, accepted, "of {max_tokens}");
+    }
+}
+
+#[test]
 fn stop_texts_and_cancels_end_answers_in_the_middle_of_a_tree() {
     let mut engine = engine_of("llama", 1024);
     let request = requests().swap_remove(4);

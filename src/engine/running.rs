@@ -171,10 +171,10 @@ impl Running {
 
     /// This request as something to guess for. `rows` and `room` as in [`Subject`].
     pub(super) fn subject(&mut self, rows: usize, room: usize) -> Subject<'_> {
-        // A round may emit one token more than it guesses, and the last one needs no cell.
-        let room = room.min(self.limit.saturating_sub(self.tokens.len() + 1));
+        // A round emits at most one token more than the tree is deep, however many guesses it has.
+        let levels = self.limit.saturating_sub(self.tokens.len() + 1);
         let (request, seq, text, sampler) = (self.id.0, self.seq, &self.tokens[..], &mut self.sampler);
-        Subject { request, seq, text, sampler, rows, room }
+        Subject { request, seq, text, sampler, rows, room, levels }
     }
 
     /// Tells the drafter that the answer is over.

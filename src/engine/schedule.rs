@@ -96,11 +96,13 @@ impl Engine {
         let writing = self.running.iter().filter(|r| !r.is_reading()).count();
         let free = self.model.kv().free_blocks() + self.prefixes.evictable(self.model.kv_mut());
         let spare = (free / self.running.len().max(1)).saturating_sub(1) * BLOCK;
+        let context = self.model.context_length();
         let mut rows = writing;
         for r in &mut self.running {
             let reading = r.is_reading();
             let tail = r.done().next_multiple_of(BLOCK).saturating_sub(r.done() + 1);
             let room = (tail + spare).min(self.model.max_batch().saturating_sub(rows));
+            let room = room.min(context.saturating_sub(r.done() + 1));
             let tree = match reading {
                 true => Tree::default(),
                 false => speculation.draft(&mut self.model, r.subject(rows, room)).await,

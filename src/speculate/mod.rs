@@ -93,6 +93,8 @@ pub struct Subject<'a> {
     pub rows: usize,
     /// Most guesses that the context, the cache and the batch have room for.
     pub room: usize,
+    /// Most levels of guesses: a round emits up to one token more, and the answer may not have more left.
+    pub levels: usize,
 }
 
 impl Speculation {
@@ -145,7 +147,7 @@ impl Speculation {
         let rates = &self.rates;
         let state = self.requests.entry(subject.request).or_insert_with(|| State::new(rates));
         state.drafts = 0;
-        if state.failed || subject.room == 0 {
+        if state.failed || subject.room == 0 || subject.levels == 0 {
             return Tree::default();
         }
         let drawn = match &self.mode {
@@ -234,7 +236,7 @@ async fn propose(
     Ok(proposals)
 }
 
-/// A tree of a given form.
+/// A tree of a given form; its upper levels where the answer ends before the others are reached.
 async fn fixed(
     drafter: &mut dyn Drafter,
     target: &mut Model,
@@ -245,15 +247,16 @@ async fn fixed(
 ) -> Result<Tree> {
     let noise = subject.sampler.params().temperature > 0.0;
     let mut growth = Growth::new(shape);
-    loop {
+    for _ in 0..subject.levels {
         let slots = growth.wanted();
         if slots.is_empty() {
-            return Ok(growth.finish());
+            break;
         }
         let asked = (&subject, growth.tree());
         let proposals = propose(drafter, target, asked, &slots, (&mut *cost, clock), state).await?;
         growth.grow(proposals, noise, &mut || subject.sampler.unit());
     }
+    Ok(growth.finish())
 }
 
 /// A slot that may get another child.
@@ -302,7 +305,7 @@ async fn auto(
         best.reach -= gain;
         best.drawn += 1;
         expected += gain;
-        asked = Some((node + 1, gain));
+        asked = (tree.nodes()[node].depth < subject.levels).then_some((node + 1, gain));
     }
     Ok(tree)
 }

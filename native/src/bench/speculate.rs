@@ -30,6 +30,8 @@ struct Tally {
     tokens: usize,
     ms: f64,
     forwards: usize,
+    /// Tokens and forwards of each answer.
+    answers: Vec<(f64, f64)>,
     guessed: usize,
     accepted: usize,
     guess_ms: f64,
@@ -103,11 +105,14 @@ fn run(engine: &mut Engine, request: &Request, tally: &mut Tally) -> Result<Vec<
     })?;
     let totals = engine.take_totals();
     tally.prompts += 1;
-    tally.tokens += done.usage.completion_tokens.saturating_sub(1);
+    let tokens_behind = done.usage.completion_tokens.saturating_sub(1);
+    tally.tokens += tokens_behind;
     tally.ms += done.usage.decode_ms;
     // Those before the first token read the prompt.
     let reading = (request.prompt.len() - done.usage.cached_tokens).div_ceil(engine.model().max_batch());
-    tally.forwards += totals.steps.saturating_sub(reading);
+    let forwards = totals.steps.saturating_sub(reading);
+    tally.forwards += forwards;
+    tally.answers.push((tokens_behind as f64, forwards as f64));
     tally.guessed += done.usage.guessed_tokens;
     tally.accepted += done.usage.accepted_tokens;
     tally.guess_ms += totals.guess_ms;
@@ -146,6 +151,17 @@ impl Tally {
         if self.ms > 0.0 { self.tokens as f64 / self.ms * 1e3 } else { 0.0 }
     }
 
+    /// Standard error of tokens a forward, a ratio of sums over answers; 0 where there are fewer than two.
+    fn efficiency_error(&self) -> f64 {
+        let n = self.answers.len() as f64;
+        let (tokens, forwards) = self.answers.iter().fold((0.0, 0.0), |(t, f), a| (t + a.0, f + a.1));
+        if n < 2.0 || forwards <= 0.0 {
+            return 0.0;
+        }
+        let off = |a: &(f64, f64)| (a.0 - tokens / forwards * a.1).powi(2);
+        (self.answers.iter().map(off).sum::<f64>() * n / (n - 1.0)).sqrt() / forwards
+    }
+
     fn row(&self, category: &str, way: &Way, plain: &Tally) -> Value {
         let share = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
         let budget = match &way.mode {
@@ -158,6 +174,7 @@ impl Tally {
             "budget": budget,
             "depth": way.depth,
             "block_efficiency": share(self.tokens as f64, self.forwards as f64),
+            "block_efficiency_error": self.efficiency_error(),
             "acceptance": share(self.accepted as f64, self.guessed as f64),
             "tok_s": self.tok_s(),
             "plain_tok_s": plain.tok_s(),
