@@ -70,7 +70,7 @@ fn decode_step(engine: &mut Engine, params: &Params, logprobs: Option<usize>) ->
         dispatches: after.dispatches - before.dispatches,
         submits: after.submits - before.submits,
         read_bytes: after.read_bytes - before.read_bytes,
-        pipelines: 0,
+        ..Activity::default()
     }
 }
 
@@ -107,6 +107,23 @@ fn ordinary_settings_read_a_thousand_bytes() {
     for (params, logprobs, bytes) in cases {
         let done = decode_step(&mut engine, &params, logprobs);
         assert_eq!((done.submits, done.read_bytes), (1, bytes), "{params:?}");
+    }
+}
+
+#[test]
+fn what_an_answer_needs_is_compiled_beside_loading() {
+    for is_processor in [true, false] {
+        for path in [data("models/gemma3.gguf"), data("models/llama.gguf"), model_path(SMOLLM2)] {
+            let ms = || std::time::UNIX_EPOCH.elapsed().map_or(0.0, |since| since.as_secs_f64() * 1e3);
+            let gpu = open(&Options { is_processor: Some(is_processor), clock: ms, ..Options::default() });
+            let mut engine = engine(&path, Box::new(gpu), 64);
+            let loaded = engine.model().backend().activity();
+            decode_step(&mut engine, &Params { temperature: 0.0, ..Params::default() }, None);
+            let after = engine.model().backend().activity();
+            assert!(loaded.pipelines > 8, "{loaded:?}");
+            assert_eq!(loaded.pipelines, after.pipelines, "{}", path.display());
+            assert!(after.compile_ms > 1.0, "{after:?}");
+        }
     }
 }
 

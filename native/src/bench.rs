@@ -61,6 +61,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
     if args.profile {
         let row = |k: &KernelTime| json!({ "kernel": k.kernel, "ms": k.nanoseconds / 1e6, "runs": k.runs });
         report["kernels"] = kernels.iter().map(row).collect();
+        report["compile_ms"] = json!(engine.model().backend().activity().compile_ms);
         report["decode_step"] = json!({
             "dispatches": step.dispatches, "submits": step.submits, "read_bytes": step.read_bytes,
         });
@@ -88,6 +89,10 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
             "  a token  {:>9} dispatches, {} submit, {} bytes read back\n",
             step.dispatches, step.submits, step.read_bytes
         ))?;
+        let done = engine.model().backend().activity();
+        if done.compile_ms > 0.0 {
+            term::print(&format!("  kernels  {:>9} compiled in {:.0} ms\n", done.pipelines, done.compile_ms))?;
+        }
     }
     // Of warm-up and all repetitions together.
     let total: f64 = kernels.iter().map(|k| k.nanoseconds).sum();
@@ -104,6 +109,7 @@ fn between(a: Activity, b: Activity) -> Activity {
         submits: b.submits - a.submits,
         read_bytes: b.read_bytes - a.read_bytes,
         pipelines: b.pipelines - a.pipelines,
+        compile_ms: b.compile_ms - a.compile_ms,
     }
 }
 

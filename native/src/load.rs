@@ -68,7 +68,7 @@ pub(crate) fn engine(model: &str, args: &LoadArgs) -> Result<Engine> {
         cache_tokens: args.cache_tokens,
         ..ModelOptions::default()
     };
-    let backend = pollster::block_on(backend::open(args.backend, threads(args.threads)?, args.profile))?;
+    let backend = pollster::block_on(backend::open(args.backend, threads(args.threads)?, args.profile, clock))?;
     let sources = sources(&path)?;
     pollster::block_on(Engine::load(sources, backend, &options, clock, &mut |_| {})).map_err(|e| e.at(path.display()))
 }
@@ -134,7 +134,7 @@ pub(crate) fn drafter(engine: &Engine, name: &str, load: &LoadArgs) -> Result<Bo
         cache_tokens: Some((engine.model().kv().shape().n_blocks + 8) * backend::BLOCK),
         ..ModelOptions::default()
     };
-    let device = pollster::block_on(backend::open(load.backend, threads(load.threads)?, false))?;
+    let device = pollster::block_on(backend::open(load.backend, threads(load.threads)?, false, clock))?;
     let mut sources = sources(&path)?;
     let model = pollster::block_on(Model::load(&gguf, &mut sources, device, &options, &mut |_| {}));
     let drafter = model.and_then(|model| SecondModel::new(model, &tokenizer, engine.tokenizer()));

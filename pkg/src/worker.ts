@@ -295,7 +295,8 @@ function fatal(error: unknown, outOfMemory: string): ForewordError {
 function stats(s: Session): Stats {
   const memory = { ...JSON.parse(s.memory()), wasm: kernel!.memory.buffer.byteLength };
   const kernels = JSON.parse(s.kernels());
-  return { memory, ...(kernels.length && { kernels }), running: open.size, ...(last && { last }) };
+  const compileMs = s.compile_ms();
+  return { memory, ...(kernels.length && { kernels }), ...(compileMs && { compileMs }), running: open.size, ...(last && { last }) };
 }
 
 async function benchmark(args: Omit<BenchmarkOptions, 'signal'>, { signal }: CallContext<'benchmark'>): Promise<BenchmarkResult> {

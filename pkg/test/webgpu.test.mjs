@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
+import puppeteer from 'puppeteer-core';
 import { GPU, inPage, inWorkers, launch, withPage } from './browser.mjs';
 import { PKG, start } from './server.mjs';
 
@@ -33,8 +34,9 @@ const ask = async (Foreword, { backend, url = '/smol.gguf', turns = 1, ...option
     infos.push(model.info);
     prompt += text.code ? '' : text;
   }
+  const stats = await model.stats();
   await model.dispose();
-  return { infos, texts };
+  return { infos, texts, stats };
 };
 
 /** Code for workers that does `fault(device)` behind submit number `at[i]` of device `i`. */
@@ -73,7 +75,24 @@ test('webgpu writes what the CPU writes', { timeout: 120_000 }, () =>
     assert.match(gpu.infos[0].device, /swiftshader/i);
     assert.ok(wanted.texts.every((text) => text.length > 0));
     assert.deepEqual(gpu.texts, wanted.texts);
+    assert.ok(gpu.stats.compileMs > 0 && wanted.stats.compileMs === undefined, JSON.stringify(gpu.stats));
   }));
+
+test('an answer goes on in a tab in the background', { timeout: 120_000 }, async () => {
+  // Playwright makes every page believe that it is in front.
+  const tabs = await puppeteer.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: GPU, headless: true });
+  try {
+    const page = await tabs.newPage();
+    await page.goto(server.url);
+    const answer = inPage(page, ask, { backend: 'webgpu', turns: 2 });
+    await tabs.newPage();
+    assert.equal(await page.evaluate(() => document.visibilityState), 'hidden');
+    const { texts, message } = await answer;
+    assert.deepEqual(texts, wanted.texts, message);
+  } finally {
+    await tabs.close();
+  }
+});
 
 /** Differences of natural log-probabilities along llama.cpp's answers, each step on llama.cpp's own text so far. */
 const follow = async (Foreword, { url, prompt_tokens, steps }) => {

@@ -372,11 +372,22 @@ pub struct KernelTime {
     pub runs: u64,
 }
 
+/// What a model will ask of a backend, known before its tensors are there; see [`Backend::prepare`].
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// Types of the matrices, that of the embeddings first.
+    pub types: Vec<TensorType>,
+    /// Its KV cache.
+    pub cache: CacheShape,
+    /// Query heads.
+    pub n_heads: usize,
+}
+
 /// Whether there is room; see [`Backend::room`].
 pub type Room<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
 /// What a GPU was asked to do since it was opened; zeros where ops run at once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Activity {
     /// Kernels run.
     pub dispatches: u64,
@@ -384,8 +395,10 @@ pub struct Activity {
     pub submits: u64,
     /// Bytes read back.
     pub read_bytes: u64,
-    /// Kernels compiled.
+    /// Kernels compiled, those that are being compiled included.
     pub pipelines: u64,
+    /// Milliseconds of compiling, mostly beside the loading of a model.
+    pub compile_ms: f64,
 }
 
 /// A device that runs the ops of a transformer; see the module text.
@@ -406,6 +419,11 @@ pub trait Backend {
     fn room(&mut self, bytes: u64, largest: usize) -> Room<'_> {
         _ = (bytes, largest);
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Begins to compile the kernels for a model, where that can go on beside its loading.
+    fn prepare(&mut self, workload: &Workload) {
+        _ = workload;
     }
 
     /// What the device was asked to do.

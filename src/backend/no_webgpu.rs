@@ -4,11 +4,11 @@ use super::Backend;
 use crate::error::{Error, Result};
 
 /// Always an error.
-pub(super) async fn open_any(_: bool) -> Result<Box<dyn Backend>> {
+pub(super) async fn open_any(_: bool, _: fn() -> f64) -> Result<Box<dyn Backend>> {
     Err(Error::unsupported("this build has no GPU support (feature wgpu); use the CPU backend"))
 }
 
 /// Always an error.
-pub(super) async fn open_hardware(profile: bool) -> Result<Box<dyn Backend>> {
-    open_any(profile).await
+pub(super) async fn open_hardware(profile: bool, clock: fn() -> f64) -> Result<Box<dyn Backend>> {
+    open_any(profile, clock).await
 }

@@ -33,18 +33,18 @@ impl FromStr for Choice {
     }
 }
 
-/// Opens a backend; `threads` is for the CPU, `profile` asks a GPU for the time of each kernel.
+/// Opens a backend; `threads` is for the CPU, `profile` asks a GPU for the time of each kernel, `clock` gives milliseconds.
 ///
 /// # Errors
 /// [`crate::Kind::Unsupported`] when a wished GPU cannot be used. [`Choice::Auto`] never fails for want of one.
-pub async fn open(choice: Choice, threads: usize, profile: bool) -> Result<Box<dyn Backend>> {
+pub async fn open(choice: Choice, threads: usize, profile: bool, clock: fn() -> f64) -> Result<Box<dyn Backend>> {
     match choice {
         Choice::Cpu => Ok(Box::new(Cpu::new(threads))),
-        Choice::WebGpu => webgpu::open_any(profile).await,
+        Choice::WebGpu => webgpu::open_any(profile, clock).await,
         Choice::Cuda => cuda::open_first(profile),
         Choice::Auto => match cuda::open_first(profile) {
             Ok(gpu) => Ok(gpu),
-            Err(_) => Ok(webgpu::open_hardware(profile).await.unwrap_or_else(|_| Box::new(Cpu::new(threads)))),
+            Err(_) => Ok(webgpu::open_hardware(profile, clock).await.unwrap_or_else(|_| Box::new(Cpu::new(threads)))),
         },
     }
 }

@@ -12,12 +12,13 @@ pub use families::config as config_of;
 pub use perplexity::{Perplexity, perplexity};
 pub use weights::Progress;
 
-use crate::backend::{BLOCK, Backend, Buf, CacheShape, CacheType, MAX_SELECTED, Operand, Plan};
+use crate::backend::{BLOCK, Backend, Buf, CacheShape, CacheType, MAX_SELECTED, Operand, Plan, Workload};
 use crate::batch::SeqId;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::gguf::source::Source;
 use crate::kv::KvCache;
+use crate::quant::TensorType;
 use weights::Weights;
 
 /// How a model is set up.
@@ -131,6 +132,7 @@ impl Model {
         // Before the tensors, which may still be on their way: what does not fit is not downloaded.
         let kv = KvCache::new(&mut *backend, shape)?;
         backend.room(gguf.tensors.iter().map(|t| t.n_bytes).sum(), Buffers::largest(&config, max_batch)).await?;
+        backend.prepare(&Workload { types: types_of(gguf), cache: shape, n_heads: config.n_heads });
         let weights = weights::load(gguf, sources, &mut *backend, &config, progress).await?;
         let buffers = Buffers::new(&mut *backend, &config, &weights, max_batch)?;
         let (plan, maps) = (Plan::default(), None);
@@ -179,6 +181,12 @@ impl Model {
     pub fn commit(&mut self, seq: SeqId, rows: &[u32]) -> Result<()> {
         self.kv.commit(&mut *self.backend, seq, rows)
     }
+}
+
+/// Types of the matrices, that of the embeddings first.
+fn types_of(gguf: &Gguf) -> Vec<TensorType> {
+    let matrices = gguf.tensors.iter().filter(|t| t.dims.len() > 1);
+    gguf.tensor("token_embd.weight").into_iter().chain(matrices).map(|t| t.ty).collect()
 }
 
 impl Buffers {

@@ -182,6 +182,11 @@ impl Session {
         json!({"weights": memory.weights, "cache": memory.cache, "buffers": memory.buffers}).to_string()
     }
 
+    /// Milliseconds that a GPU's kernels took to compile so far.
+    pub fn compile_ms(&self) -> f64 {
+        self.engine.model().backend().activity().compile_ms
+    }
+
     /// Times of a GPU's kernels so far, as JSON; empty where they are not measured.
     pub fn kernels(&self) -> String {
         let times = self.engine.model().backend().kernel_times().into_iter();
@@ -251,7 +256,7 @@ async fn load(sources: Vec<JsValue>, options: &str, start: &Function, progress: 
 
 async fn open_backend(name: &str, threads: usize, start: Option<&Function>) -> Result<Box<dyn Backend>> {
     if name == "webgpu" {
-        return foreword::backend::open(Choice::WebGpu, 1, true).await;
+        return foreword::backend::open(Choice::WebGpu, 1, true, now).await;
     }
     let cpu = Cpu::new(threads.clamp(1, 64));
     if let Some(start) = start {

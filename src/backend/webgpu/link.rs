@@ -6,7 +6,6 @@
 use super::super::CacheType;
 use crate::quant::layout::{IQ4_NL_VALUES, MXFP4_VALUES};
 use crate::quant::panels::Layout;
-use std::collections::HashMap;
 use std::fmt::Write;
 
 macro_rules! shader {
@@ -198,43 +197,5 @@ fn cells_snippet(cells: CacheType) -> &'static str {
         CacheType::F32 => shader!("cells/f32"),
         CacheType::F16 => shader!("cells/f16"),
         CacheType::Q8_0 => shader!("cells/q8_0"),
-    }
-}
-
-/// Compiled pipelines.
-pub(super) struct Pipelines {
-    lanes: Lanes,
-    made: HashMap<Kernel, wgpu::ComputePipeline>,
-}
-
-impl Pipelines {
-    pub(super) fn new(lanes: Lanes) -> Self {
-        Pipelines { lanes, made: HashMap::new() }
-    }
-
-    /// The pipeline of a kernel, compiled when it is first asked for.
-    pub(super) fn get(&mut self, device: &wgpu::Device, kernel: Kernel) -> &wgpu::ComputePipeline {
-        let lanes = self.lanes;
-        self.made.entry(kernel).or_insert_with(|| {
-            let label = Some(kernel.name());
-            let source = wgpu::ShaderSource::Wgsl(kernel.source(lanes).into());
-            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
-            device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label,
-                layout: None,
-                module: &module,
-                entry_point: Some("main"),
-                compilation_options: wgpu::PipelineCompilationOptions {
-                    // Kernels write workgroup memory before they read it.
-                    zero_initialize_workgroup_memory: false,
-                    ..Default::default()
-                },
-                cache: None,
-            })
-        })
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.made.len()
     }
 }

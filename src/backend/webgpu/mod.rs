@@ -7,7 +7,7 @@
 
 use super::{
     Activity, Attend, Backend, Buf, Cache, CacheShape, DeviceInfo, Gate, KernelTime, MemoryUse, Norm, Operand, Plan,
-    Product, Room, RopeAppend, Rows, Select, Weight,
+    Product, Room, RopeAppend, Rows, Select, Weight, Workload,
 };
 use crate::error::{Error, Kind, Result};
 use crate::quant::TensorType;
@@ -17,6 +17,7 @@ use std::task::{Context, Poll, Waker};
 
 mod link;
 mod memory;
+mod pipelines;
 mod profile;
 mod record;
 mod step;
@@ -24,8 +25,8 @@ mod step;
 pub use crate::quant::panels::Layout;
 pub use link::{Kernel, Lanes};
 
-use link::Pipelines;
 use memory::{Memory, Scratch};
+use pipelines::Pipelines;
 use profile::Profile;
 use step::Step;
 
@@ -43,22 +44,31 @@ pub struct Options {
     pub is_processor: Option<bool>,
     /// Measure kernels where the adapter has timestamps: in every step, in browsers in some.
     pub profile: bool,
+    /// Gives milliseconds, by which compiling is measured.
+    pub clock: fn() -> f64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { subgroups: true, max_binding: None, software: true, is_processor: None, profile: false }
+        Options {
+            subgroups: true,
+            max_binding: None,
+            software: true,
+            is_processor: None,
+            profile: false,
+            clock: || 0.0,
+        }
     }
 }
 
 /// Opens the best adapter, a software one included.
-pub(super) async fn open_any(profile: bool) -> Result<Box<dyn Backend>> {
-    Ok(Box::new(WebGpu::open(&Options { profile, ..Options::default() }).await?))
+pub(super) async fn open_any(profile: bool, clock: fn() -> f64) -> Result<Box<dyn Backend>> {
+    Ok(Box::new(WebGpu::open(&Options { profile, clock, ..Options::default() }).await?))
 }
 
 /// Opens the best adapter that is no software one.
-pub(super) async fn open_hardware(profile: bool) -> Result<Box<dyn Backend>> {
-    let gpu = WebGpu::open(&Options { profile, software: false, ..Options::default() }).await?;
+pub(super) async fn open_hardware(profile: bool, clock: fn() -> f64) -> Result<Box<dyn Backend>> {
+    let gpu = WebGpu::open(&Options { profile, clock, software: false, ..Options::default() }).await?;
     Ok(Box::new(gpu))
 }
 
@@ -173,7 +183,7 @@ impl WebGpu {
         let lanes = if features.contains(wgpu::Features::SUBGROUP) { Lanes::Subgroup } else { Lanes::Workgroup };
         let profile = features.contains(wgpu::Features::TIMESTAMP_QUERY).then(|| Profile::new(&device, &queue));
         let mut memory = Memory::new(device, queue, max_binding);
-        let step = Step::new(&mut memory, Pipelines::new(lanes), profile)?;
+        let step = Step::new(&mut memory, Pipelines::new(lanes, options.clock), profile)?;
         let backend = format!("{:?}", about.backend);
         let info =
             DeviceInfo { backend: "webgpu", device: format!("{} ({backend}, {lanes:?})", about.name), threads: 1 };
@@ -286,8 +296,14 @@ impl Backend for WebGpu {
         })
     }
 
+    fn prepare(&mut self, workload: &Workload) {
+        let kernels = self.kernels_of(workload);
+        self.step.pipelines.prepare(&self.memory.device, &self.memory.queue, kernels);
+    }
+
     fn activity(&self) -> Activity {
-        Activity { pipelines: self.step.pipelines.len() as u64, ..self.step.activity }
+        let pipelines = &self.step.pipelines;
+        Activity { pipelines: pipelines.len(), compile_ms: pipelines.compile_ms(), ..self.step.activity }
     }
 
     fn new_weight(&mut self, ty: TensorType, rows: usize, cols: usize) -> Result<Weight> {

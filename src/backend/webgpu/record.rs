@@ -2,7 +2,7 @@
 
 use super::super::{
     Activation, Attend, Buf, Cache, CacheShape, Gate, Norm, Operand, Product, RopeAppend, RopePairs, Rows, Select,
-    Weight,
+    Weight, Workload,
 };
 use super::WebGpu;
 use super::link::{Kernel, MAX_QUERIES};
@@ -45,6 +45,12 @@ struct Piece<'a> {
     product: &'a Product,
     part: &'a Part,
     layout: Layout,
+}
+
+/// Query heads of an attention tile: those that share a key/value head, or an equal part of them.
+fn group_of(n_heads: usize, n_kv_heads: usize) -> usize {
+    let sharing = n_heads / n_kv_heads.max(1);
+    (1..=sharing.min(MAX_QUERIES)).rev().find(|g| sharing.is_multiple_of(*g)).unwrap_or(1)
 }
 
 impl WebGpu {
@@ -147,22 +153,42 @@ impl WebGpu {
         }
         params[24] = (x.stride / GROUP_COLS) as u32;
         params[25] = u32::from(rows == Rows::Outputs);
-        let layout = pieces[0].layout;
-        if self.is_processor {
-            match n {
-                ..3 => (Kernel::Matvec { layout }, params, buffers, [end.div_ceil(16) as u32, n as u32, 1]),
-                _ => {
-                    (Kernel::MatmulFlat { layout }, params, buffers, [end.div_ceil(8) as u32, n.div_ceil(4) as u32, 1])
-                }
-            }
-        } else if n <= 8 {
-            let tokens = n.next_power_of_two() as u8;
-            (Kernel::MatmulFew { layout, tokens }, params, buffers, [end as u32, 1, 1])
-        } else {
-            let tokens = if n <= 32 { 32 } else { 64 };
-            let grid = [end.div_ceil(4) as u32, n.div_ceil(usize::from(tokens)) as u32, 1];
-            (Kernel::Matmul { layout, tokens }, params, buffers, grid)
+        let kernel = self.product(pieces[0].layout, n);
+        let grid = match kernel {
+            Kernel::Matvec { .. } => [end.div_ceil(16), n],
+            Kernel::MatmulFlat { .. } => [end.div_ceil(8), n.div_ceil(4)],
+            Kernel::Matmul { tokens, .. } => [end.div_ceil(4), n.div_ceil(usize::from(tokens))],
+            _ => [end, 1],
+        };
+        (kernel, params, buffers, [grid[0] as u32, grid[1] as u32, 1])
+    }
+
+    /// The kernel of products with `n` rows.
+    fn product(&self, layout: Layout, n: usize) -> Kernel {
+        match (self.is_processor, n) {
+            (true, ..3) => Kernel::Matvec { layout },
+            (true, _) => Kernel::MatmulFlat { layout },
+            (false, ..9) => Kernel::MatmulFew { layout, tokens: n.next_power_of_two() as u8 },
+            (false, ..33) => Kernel::Matmul { layout, tokens: 32 },
+            (false, _) => Kernel::Matmul { layout, tokens: 64 },
         }
+    }
+
+    /// Kernels of an answer to a prompt; rarer ones are compiled when they are used.
+    pub(super) fn kernels_of(&self, workload: &Workload) -> Vec<Kernel> {
+        let Workload { types, cache, n_heads } = workload;
+        let layouts = types.iter().map(|&ty| Layout::of(ty));
+        let mut kernels: Vec<Kernel> = layouts.clone().take(1).map(|layout| Kernel::Embed { layout }).collect();
+        kernels.extend([Kernel::Norm, Kernel::RopeAppend { cells: cache.ty }]);
+        // A long prompt, a short one, an answer.
+        kernels.extend(layouts.flat_map(|layout| [64, 32, 1].map(|n| self.product(layout, n))));
+        let group = group_of(*n_heads, cache.n_kv_heads);
+        for tokens in [MAX_QUERIES / group, 1] {
+            let (queries, quads) = ((tokens * group) as u8, (cache.head_dim / 4) as u8);
+            kernels.push(Kernel::Attend { cells: cache.ty, queries, quads });
+        }
+        kernels.extend([Kernel::Gate, Kernel::SelectBlocks, Kernel::Select]);
+        kernels
     }
 
     fn shape(&self, cache: Cache) -> CacheShape {
@@ -235,8 +261,7 @@ impl WebGpu {
 
     pub(super) fn record_attend(&mut self, op: &Attend) -> Result<()> {
         let shape = self.shape(op.cache);
-        let sharing = op.n_heads / shape.n_kv_heads;
-        let group = (1..=sharing.min(MAX_QUERIES)).rev().find(|g| sharing.is_multiple_of(*g)).unwrap_or(1);
+        let group = group_of(op.n_heads, shape.n_kv_heads);
         let (n_tiles, longest) = self.step.cut_tiles(&mut self.memory, MAX_QUERIES / group)?;
         let out = &self.memory.operands[op.out.0 as usize];
         let words = [op.n_heads, shape.n_kv_heads, group, shape.head_dim, out.stride].map(|v| v as u32);

@@ -4,8 +4,9 @@
 //! buffers that all kernels share. So bind groups are made once and found again at every step.
 
 use super::super::{Activity, BLOCK, Plan};
-use super::link::{Kernel, Pipelines};
+use super::link::Kernel;
 use super::memory::{BufferId, Memory};
+use super::pipelines::Pipelines;
 use crate::error::Result;
 use arrayvec::ArrayVec;
 use std::collections::HashMap;
