@@ -5,6 +5,7 @@ mod common;
 
 use common::data;
 use common::random::Random;
+use common::rounds::{Chooser, Law, round, uniform, verify};
 use foreword::backend::CacheType;
 use foreword::backend::cpu::Cpu;
 use foreword::batch::SeqId;
@@ -12,22 +13,12 @@ use foreword::model::{Model, ModelOptions};
 use foreword::sample::{Logits, Params, Sampler};
 use foreword::speculate::draft::{CLASSES, Context, Drafter, Ngram, Proposal, Proposals};
 use foreword::speculate::verify::{Choice, choose};
-use foreword::speculate::{Growth, Mode, Probs, Shape, Speculation, Subject, Tree};
+use foreword::speculate::{Growth, Mode, Probs, Shape, Speculation, Subject};
 
 const SAMPLES: usize = 100_000;
 
 /// The smallest p-value that a sound method may show; some 200 tests are made, with fixed seeds.
 const LEAST_P: f64 = 1e-5;
-
-/// A distribution by the tokens before.
-type Law = dyn Fn(&[u32]) -> Probs;
-
-/// The signature of [`choose`].
-type Chooser = dyn Fn(Probs, Option<&Probs>, &[u32], bool, &mut dyn FnMut() -> f64) -> Choice;
-
-fn uniform(random: &mut Random) -> f64 {
-    (random.bits() >> 11) as f64 / (1u64 << 53) as f64
-}
 
 fn weights(list: &[f64]) -> Probs {
     Probs::from_weights(list.iter().enumerate().map(|(i, &w)| (i as u32, w)).collect())
@@ -85,55 +76,6 @@ fn p_values_are_those_of_the_tables() {
     }
 }
 
-/// One round at the text `before`: the emitted tokens.
-fn round(
-    (target, draft): (&Law, &Law),
-    shape: &Shape,
-    chooser: &Chooser,
-    before: &[u32],
-    unit: &mut dyn FnMut() -> f64,
-) -> Vec<u32> {
-    let at = |path: &[u32]| before.iter().chain(path).copied().collect::<Vec<u32>>();
-    let mut growth = Growth::new(shape.clone());
-    loop {
-        let slots = growth.wanted();
-        if slots.is_empty() {
-            break;
-        }
-        let law = |&s: &usize| Proposal { law: draft(&at(&growth.tree().path(s))), class: 0 };
-        let proposals = slots.iter().map(law).collect();
-        growth.grow(proposals, true, unit);
-    }
-    let tree = growth.finish();
-    verify(target, &tree, shape.replaces(), chooser, before, unit)
-}
-
-fn verify(
-    target: &Law,
-    tree: &Tree,
-    replaces: bool,
-    chooser: &Chooser,
-    before: &[u32],
-    unit: &mut dyn FnMut() -> f64,
-) -> Vec<u32> {
-    let (mut slot, mut out) = (0, Vec::new());
-    loop {
-        let children: Vec<usize> = tree.children(slot).collect();
-        let drawn: Vec<u32> = children.iter().map(|&c| tree.nodes()[c].token).collect();
-        let text: Vec<u32> = before.iter().chain(&out).copied().collect();
-        match chooser(target(&text), tree.law(slot), &drawn, replaces, unit) {
-            Choice::Accepted(k) => {
-                out.push(drawn[k]);
-                slot = children[k] + 1;
-            }
-            Choice::Emitted(token) => {
-                out.push(token);
-                return out;
-            }
-        }
-    }
-}
-
 /// Chi-square p-value of the first two tokens; 0 when one came that cannot come.
 fn p_of_pairs(target: &Law, mut pair: impl FnMut() -> [u32; 2]) -> f64 {
     let mut counts = std::collections::HashMap::<[u32; 2], f64>::new();
@@ -170,7 +112,7 @@ fn p_of(laws: (&Law, &Law), shape: &Shape, chooser: &Chooser, seed: u64) -> f64 
         let mut unit = || uniform(&mut random);
         let mut out = Vec::new();
         while out.len() < 2 {
-            let more = round(laws, shape, chooser, &out, &mut unit);
+            let more = round(laws, shape, chooser, &out, &mut unit, |_| ());
             out.extend(more);
         }
         [out[0], out[1]]
@@ -465,56 +407,4 @@ fn lookup_finds_what_followed() {
     assert!(p.law.is_empty());
     assert!(Ngram::proposal(&[], &[], 1.0).law.is_empty());
     assert!(Ngram::proposal(&[5], &[], 1.0).law.is_empty());
-}
-
-/// Tokens a round, their mean and its standard error, for a drafter whose logits are those of the target, flattened and
-/// with noise.
-fn block_efficiency(shape: &Shape, temperature: f32, rounds: usize) -> (f64, f64) {
-    const N_VOCAB: usize = 48;
-    let target_logits = |before: &[u32]| -> Vec<f32> {
-        let mut r = Random::new(before.last().map_or(9, |&t| u64::from(t) * 31 + 77));
-        (0..N_VOCAB).map(|_| (r.float() + r.float()) * 3.0).collect()
-    };
-    let softmax = move |logits: Vec<f32>| {
-        let weight = move |(i, l): (usize, f32)| (i as u32, f64::from(l / temperature).exp());
-        Probs::from_weights(logits.into_iter().enumerate().map(weight).collect())
-    };
-    let target = move |before: &[u32]| softmax(target_logits(before));
-    let draft = move |before: &[u32]| {
-        let mut r = Random::new(before.last().map_or(3, |&t| u64::from(t) * 17 + 5));
-        softmax(target_logits(before).into_iter().map(|l| 0.6 * l + 2.0 * r.float()).collect())
-    };
-    let mut random = Random::new(u64::from(temperature.to_bits()));
-    let (mut text, mut sum, mut squares) = (Vec::new(), 0.0, 0.0);
-    for _ in 0..rounds {
-        let out = round((&target, &draft), shape, &choose, &text, &mut || uniform(&mut random));
-        text = vec![out[out.len() - 1]];
-        sum += out.len() as f64;
-        squares += (out.len() * out.len()) as f64;
-    }
-    let n = rounds as f64;
-    let mean = sum / n;
-    (mean, ((squares / n - mean * mean) / n).sqrt())
-}
-
-#[test]
-fn trees_without_replacement_emit_most_tokens() {
-    for temperature in [0.3, 0.6, 1.0] {
-        for budget in [6, 14, 30] {
-            let methods = ["rsd-s", "rsd-c", "independent", "chain"];
-            let found = methods.map(|method| {
-                let shape = Shape::of(method, budget, None).expect("a shape");
-                block_efficiency(&shape, temperature, 3000)
-            });
-            for (method, (mean, error)) in methods.iter().zip(found) {
-                println!("temperature {temperature}, budget {budget}, {method:<12} {mean:.3} ± {:.3}", 1.96 * error);
-            }
-            for (better, worse) in [(0, 1), (1, 2), (2, 3)] {
-                let ((a, x), (b, y)) = (found[better], found[worse]);
-                let slack = 3.0 * (x * x + y * y).sqrt();
-                assert!(a >= b - slack, "{}: {a:.3}, {}: {b:.3}", methods[better], methods[worse]);
-            }
-            assert!(found[0].0 > found[3].0, "trees beat chains");
-        }
-    }
 }

@@ -3,8 +3,10 @@
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod expected;
 pub mod random;
 pub mod reference;
+pub mod rounds;
 pub mod simulated;
 #[cfg(target_arch = "wasm32")]
 pub mod web;
