@@ -197,6 +197,33 @@ fn the_end_of_an_answer_limits_how_deep_trees_are_not_how_wide() {
 }
 
 #[test]
+fn a_tree_that_the_context_has_no_room_for_is_left_out() {
+    let mut engine = engine_of("llama", 1024);
+    let request = Request {
+        prompt: (3..123).collect(),
+        params: Params { temperature: 0.0, ..Params::default() },
+        ignore_eos: true,
+        ..Request::default()
+    };
+    let plain = answers(&mut engine, std::slice::from_ref(&request)).remove(0);
+    assert_eq!(plain.ids().len(), 40, "up to the end of the context");
+    // The context has room for 40 tokens: for no tree, for those of the first rounds, for all but the last ones.
+    for (shape, some) in [
+        (Shape::Beam { width: 1, depth: 45 }, false),
+        (Shape::Beam { width: 10, depth: 3 }, true),
+        (Shape::Constant(vec![1; 4]), true),
+    ] {
+        let drafter = second(&engine, "llama").expect("a drafter");
+        engine.speculate(Box::new(drafter), Mode::Fixed(shape.clone())).expect("a mode");
+        let guessed = answers(&mut engine, std::slice::from_ref(&request)).remove(0);
+        assert_eq!(plain.ids(), guessed.ids(), "{shape:?}");
+        let (a, b) = (plain.done.as_ref().expect("an end"), guessed.done.expect("an end"));
+        assert_eq!((a.reason, some), (b.reason, b.usage.guessed_tokens > 0), "{shape:?}");
+        assert!(!b.usage.drafter_failed);
+    }
+}
+
+#[test]
 fn stop_texts_and_cancels_end_answers_in_the_middle_of_a_tree() {
     let mut engine = engine_of("llama", 1024);
     let request = requests().swap_remove(4);

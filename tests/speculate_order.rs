@@ -98,8 +98,8 @@ struct Place {
     text: Vec<u32>,
     seq: SeqId,
     drafts: HashMap<Vec<u32>, Proposal>,
-    /// The target's logits behind a path.
-    targets: HashMap<Vec<u32>, Vec<f32>>,
+    /// The target's weights behind a path, `exp(logit / temperature)`, and their sum.
+    targets: HashMap<Vec<u32>, (Vec<f32>, f32)>,
 }
 
 impl Place {
@@ -171,20 +171,22 @@ impl Place {
         }
         let mut logits = Vec::new();
         pollster::block_on(self.engine.model_mut().forward(&batch, &mut logits)).expect("a forward");
-        let rows = logits.chunks_exact(logits.len() / asked.len()).map(<[f32]>::to_vec);
+        let temperature = self.sampler.params().temperature;
+        let rows = logits.chunks_exact(logits.len() / asked.len()).map(|row| {
+            let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let weights: Vec<f32> = row.iter().map(|l| ((l - largest) / temperature).exp()).collect();
+            let sum = weights.iter().sum();
+            (weights, sum)
+        });
         self.targets.extend(asked.into_iter().zip(rows));
     }
 
     /// Expected tokens of a round by depth.
     fn expected(&mut self, tree: &Tree, replaces: bool) -> Vec<f64> {
         self.ask(&[tree]);
-        let temperature = f64::from(self.sampler.params().temperature);
-        let mut sums = HashMap::<Vec<u32>, f64>::new();
         expected::tokens(tree, replaces, &mut |path, tokens| {
-            let logits = &self.targets[path];
-            let weight = |l: f32| (f64::from(l) / temperature).exp();
-            let sum = sums.entry(path.to_vec()).or_insert_with(|| logits.iter().map(|&l| weight(l)).sum());
-            tokens.iter().map(|&t| weight(logits[t as usize]) / *sum).collect()
+            let (weights, sum) = &self.targets[path];
+            tokens.iter().map(|&t| f64::from(weights[t as usize] / sum)).collect()
         })
     }
 
@@ -297,11 +299,11 @@ fn forms_of_trees_on_real_prompts() {
         let rendered = template.render(&[Message::new("user", question)], None, true).expect("a prompt");
         let text = place.engine.prompt(&rendered, true);
         place.begin(text);
-        for _ in 0..8 {
+        for _ in 0..4 {
             let found = measure(&mut place, &forms);
             let about = serde_json::json!({"prompt": i, "category": line["category"], "temperature": temperature});
             println!("{}", serde_json::json!({"about": about, "found": found}));
-            place.answer(6);
+            place.answer(12);
         }
     }
 }

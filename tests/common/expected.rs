@@ -2,9 +2,12 @@
 
 use foreword::speculate::{Probs, Tree};
 
+/// The target's probabilities of some tokens behind a path.
+pub type Target<'a> = dyn FnMut(&[u32], &[u32]) -> Vec<f64> + 'a;
+
 /// Expected tokens of a round by depth: element `d` is what the tree's first `d` levels yield, the token that ends the
-/// round included. `target` is the probability of each of some tokens behind a path.
-pub fn tokens(tree: &Tree, replaces: bool, target: &mut dyn FnMut(&[u32], &[u32]) -> Vec<f64>) -> Vec<f64> {
+/// round included.
+pub fn tokens(tree: &Tree, replaces: bool, target: &mut Target<'_>) -> Vec<f64> {
     let depth = tree.nodes().iter().map(|n| n.depth).max().unwrap_or(0);
     let mut reach = vec![0.0; tree.nodes().len() + 1];
     reach[0] = 1.0;
