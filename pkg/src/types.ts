@@ -181,8 +181,8 @@ export interface Usage {
   total_tokens: number;
   /** Tokens of the prompt that an earlier answer left in the KV cache; tokens that were predicted when the answer began. */
   prompt_tokens_details: { cached_tokens: number; predicted_tokens: number };
-  /** Guesses that became part of the answer, and those that did not. */
-  completion_tokens_details: { accepted_prediction_tokens: number; rejected_prediction_tokens: number };
+  /** Guesses that became part of the answer, those that did not, and whether the drafter failed, so that the answer went on without it. */
+  completion_tokens_details: { accepted_prediction_tokens: number; rejected_prediction_tokens: number; drafter_failed: boolean };
   timings: { ttft_ms: number; decode_ms: number; prefill_tok_s: number; decode_tok_s: number };
 }
 

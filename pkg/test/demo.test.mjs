@@ -19,9 +19,9 @@ before(async () => {
   if (!fs.existsSync(path.join(WWW, 'node_modules'))) execFileSync('npm', ['ci'], { cwd: WWW, stdio: 'inherit' });
   execFileSync('npm', ['run', 'build'], { cwd: WWW, stdio: 'inherit' });
   fs.mkdirSync(SHOTS, { recursive: true });
-  const { serve } = await import(path.join(WWW, 'serve.mjs'));
+  const { serve, sidecars } = await import(path.join(WWW, 'serve.mjs'));
   // No headers: the page must isolate itself, as on a static host.
-  server = await serve({ models: { [FILE]: modelPath('smol.gguf') }, isolated: false });
+  server = await serve({ models: { [FILE]: modelPath('smol.gguf'), ...sidecars() }, isolated: false });
   browser = await launch();
   context = await browser.newContext({ viewport: { width: 1280, height: 800 }, permissions: ['clipboard-read', 'clipboard-write'] });
   page = await context.newPage();
@@ -77,6 +77,33 @@ test('an answer is stopped, and a message edited', async () => {
   await page.locator('.editing .primary').click();
   await answered();
   assert.equal((await texts('user')).at(-1), 'Say hello.');
+});
+
+test('the first word of a long prompt comes early where that was switched on', async () => {
+  const set = async (system, longest, early) => {
+    await page.getByRole('button', { name: 'New chat' }).first().click();
+    await page.getByRole('button', { name: 'Settings' }).click();
+    await page.getByLabel('System message').fill(system);
+    await page.getByRole('slider', { name: 'Longest answer' }).fill(String(longest));
+    await page.locator('input[name=early]').setChecked(early);
+    await page.locator('#settings [aria-label=Close]').click();
+  };
+  const ask = async () => {
+    await page.fill('#prompt', `Summarise: ${'The lighthouse keeper counted the ships that passed in the fog, and wrote them down. '.repeat(24)}`);
+    await page.keyboard.press('Enter');
+    await answered();
+    await page.waitForSelector('.waits');
+    return page.locator('.waits').innerText();
+  };
+  await page.click('[aria-label=Statistics]');
+  // The system message comes first: with another one, nothing of the prompt is in the cache.
+  await set('Be kind.', 16, false);
+  assert.match(await ask(), /Read exactly\s+\d+ ms for \d+ tokens\s+Predicted first\s+–/);
+  await set('Be brief.', 16, true);
+  assert.match(await ask(), /Read exactly\s+\d+ ms for \d+ tokens\s+Predicted first\s+\d+ ms for \d+ tokens/);
+  await shot('early');
+  await page.click('[aria-label="Close the statistics"]');
+  await set('', 512, false);
 });
 
 test('the keyboard is enough', async () => {

@@ -68,6 +68,25 @@ on('log-probabilities are those of llama.cpp', async (page) => {
   });
 });
 
+on('guesses leave the words as they are, and are counted; a sidecar that is none is refused', async (page) => {
+  const r = await inPage(page, async (Foreword) => {
+    const request = { prompt: 'one two three four. '.repeat(6) + 'one two', temperature: 0, max_tokens: 16 };
+    const plain = await Foreword.load('/smol.gguf');
+    const words = (await plain.completions.create(request)).choices[0].text;
+    await plain.dispose();
+    const model = await Foreword.load('/smol.gguf', { speculate: { method: 'chain', budget: 4 } });
+    const { choices, usage } = await model.completions.create(request);
+    await model.dispose();
+    const sidecar = new Blob([new Uint8Array(2000)]);
+    const refused = await Foreword.load('/smol.gguf', { sidecar }).catch((error) => ({ code: error.code }));
+    return { words, guessed: choices[0].text, usage, refused };
+  });
+  assert.equal(r.guessed, r.words);
+  assert.ok(r.usage.completion_tokens_details.accepted_prediction_tokens > 0, JSON.stringify(r.usage));
+  assert.equal(r.usage.completion_tokens_details.drafter_failed, false);
+  assert.equal(r.refused.code, 'bad_file');
+});
+
 on('an answer is aborted in the middle, and the model goes on', async (page) => {
   const r = await inPage(page, async (Foreword, { messages }) => {
     const model = await Foreword.load('/smol.gguf', { cache: false });

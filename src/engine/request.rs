@@ -133,6 +133,30 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Adds what a choice of the same request took, which ran beside the others.
+    pub fn join(&mut self, other: Usage) {
+        let Usage {
+            prompt_tokens,
+            cached_tokens,
+            predicted_tokens,
+            completion_tokens,
+            ttft_ms,
+            decode_ms,
+            guessed_tokens,
+            accepted_tokens,
+            drafter_failed,
+        } = other;
+        self.prompt_tokens += prompt_tokens;
+        self.cached_tokens += cached_tokens;
+        self.predicted_tokens += predicted_tokens;
+        self.completion_tokens += completion_tokens;
+        self.ttft_ms = self.ttft_ms.max(ttft_ms);
+        self.decode_ms = self.decode_ms.max(decode_ms);
+        self.guessed_tokens += guessed_tokens;
+        self.accepted_tokens += accepted_tokens;
+        self.drafter_failed |= drafter_failed;
+    }
+
     /// Prompt tokens read a second, cached ones left out.
     pub fn prefill_tok_s(&self) -> f64 {
         (self.prompt_tokens - self.cached_tokens) as f64 / self.ttft_ms * 1e3

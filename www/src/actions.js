@@ -41,6 +41,7 @@ export async function load(source, label, view = 'chat') {
       },
     });
     state.model = model;
+    state.waits = {};
     state.modelName = label;
     state.source = source;
     state.view = view;
@@ -153,7 +154,7 @@ async function answer() {
       const [choice] = chunk.choices;
       reply.content += choice?.delta?.content ?? choice?.text ?? '';
       plots.token();
-      if (chunk.usage) state.usage = chunk.usage;
+      if (chunk.usage) noteUsage(chunk.usage);
       changed();
     }
   } catch (error) {
@@ -167,6 +168,16 @@ async function answer() {
     void measure();
     changed();
   }
+}
+
+/** From so many tokens to read on, the wait for the first word is kept for comparison. */
+const LONG = 128;
+
+function noteUsage(usage) {
+  state.usage = usage;
+  const { cached_tokens, predicted_tokens } = usage.prompt_tokens_details;
+  const tokens = usage.prompt_tokens - cached_tokens;
+  if (tokens >= LONG) state.waits[predicted_tokens ? 'predicted' : 'exact'] = { tokens, ms: usage.timings.ttft_ms };
 }
 
 /** Asks the model for its memory. */

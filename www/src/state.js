@@ -26,6 +26,8 @@ export const state = {
   panel: false,
   settings: { ...DEFAULTS },
   usage: null,
+  /** `{exact, predicted}`: how long the first word of the last long prompt took, `{tokens, ms}` each. */
+  waits: {},
   memory: null,
   bench: { running: false, result: null, kernels: null, copied: false },
 };

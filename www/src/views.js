@@ -288,6 +288,7 @@ function panel() {
       ${figure('First token', t ? t.ttft_ms.toFixed(0) : '–', 'ms')} ${figure('Prefill', t ? t.prefill_tok_s.toFixed(1) : '–', 'tok/s')}
       ${figure('Decode', t ? t.decode_tok_s.toFixed(1) : '–', 'tok/s')} ${figure('Prompt', usage?.prompt_tokens ?? '–', usage ? `${usage.prompt_tokens_details.cached_tokens} reused${usage.prompt_tokens_details.predicted_tokens ? `, ${usage.prompt_tokens_details.predicted_tokens} predicted` : ''}` : 'tokens')}
     </dl>
+    ${waits()}
     <h3>Tokens a second</h3>
     <div class="plot" id="plot-speed"></div>
     <h3>Memory, MiB</h3>
@@ -297,6 +298,15 @@ function panel() {
       ${model ? html`<dt>Backend</dt><dd>${model.info.device}</dd><dt>Why</dt><dd>${model.info.backendReason}</dd><dt>Threads</dt><dd>${model.info.threads}${model.info.threadsLimitedBy === 'not_isolated' ? ' (page is not isolated)' : ''}</dd><dt>Context</dt><dd>${model.info.contextLength}</dd><dt>Loaded in</dt><dd>${(model.info.loadMs / 1000).toFixed(1)} s</dd>` : nothing}
     </dl>
   </aside>`;
+}
+
+/** The first word of the last long prompt, with and without prediction. */
+function waits() {
+  const { exact, predicted } = state.waits;
+  if (!exact && !predicted) return nothing;
+  const wait = (name, w) => html`<dt>${name}</dt><dd>${w ? `${w.ms.toFixed(0)} ms for ${w.tokens} tokens` : '–'}</dd>`;
+  return html`<h3>First word of a long prompt</h3>
+    <dl class="list waits">${wait('Read exactly', exact)}${wait('Predicted first', predicted)}</dl>`;
 }
 
 function settingsDialog() {

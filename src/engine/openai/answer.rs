@@ -98,13 +98,7 @@ impl Answer {
     /// Notes the end of a choice; whether it was the last one.
     fn end(&mut self, index: usize, done: &Done) -> bool {
         self.choices[index].finish = Some(done.reason);
-        let (sum, usage) = (&mut self.usage, &done.usage);
-        sum.prompt_tokens += usage.prompt_tokens;
-        sum.cached_tokens += usage.cached_tokens;
-        sum.completion_tokens += usage.completion_tokens;
-        // Choices run side by side.
-        sum.ttft_ms = sum.ttft_ms.max(usage.ttft_ms);
-        sum.decode_ms = sum.decode_ms.max(usage.decode_ms);
+        self.usage.join(done.usage);
         self.choices.iter().all(|c| c.finish.is_some())
     }
 

@@ -229,6 +229,7 @@ pub fn usage(usage: &Usage) -> Value {
         "completion_tokens_details": {
             "accepted_prediction_tokens": usage.accepted_tokens,
             "rejected_prediction_tokens": usage.guessed_tokens - usage.accepted_tokens,
+            "drafter_failed": usage.drafter_failed,
         },
         "timings": {
             "ttft_ms": usage.ttft_ms,
