@@ -22,10 +22,22 @@ pub struct BatchToken {
     pub output: bool,
 }
 
+/// Residual streams of tokens that went through the first layers of the model before, as guesses of a drafter do.
+#[derive(Clone, Debug, Default)]
+pub struct Streams {
+    /// Layers that are behind them.
+    pub layers: usize,
+    /// `[n, dim]`.
+    pub values: Vec<f32>,
+}
+
 /// A flat list of tokens for one forward; parents come before their children.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     tokens: Vec<BatchToken>,
+    /// Rows whose streams are known, ascending.
+    known: Vec<u32>,
+    streams: Streams,
 }
 
 impl Batch {
@@ -53,6 +65,21 @@ impl Batch {
         first..self.tokens.len() as u32
     }
 
+    /// Has the forward begin behind the first layers for rows from `first` on, `dim` values each. Their cache entries in those
+    /// layers must have been written by [`crate::model::Model::draft`] for rows at the same places of their sequence. All
+    /// streams of a batch come from behind the same layer.
+    pub fn resume(&mut self, first: u32, streams: &Streams, dim: usize) {
+        debug_assert!(self.known.is_empty() || self.streams.layers == streams.layers, "one drafter a batch");
+        self.known.extend((first..).take(streams.values.len() / dim));
+        self.streams.layers = streams.layers;
+        self.streams.values.extend_from_slice(&streams.values);
+    }
+
+    /// Rows whose streams are known, ascending, and these streams.
+    pub fn known(&self) -> (&[u32], &Streams) {
+        (&self.known, &self.streams)
+    }
+
     /// The tokens, in row order.
     pub fn tokens(&self) -> &[BatchToken] {
         &self.tokens
@@ -71,5 +98,7 @@ impl Batch {
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
         self.tokens.clear();
+        self.known.clear();
+        self.streams.values.clear();
     }
 }

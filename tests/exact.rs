@@ -8,7 +8,7 @@ use common::random::Random;
 use common::{SMOLLM2, data, load, model_path};
 use foreword::backend::CacheType;
 use foreword::backend::cpu::Cpu;
-use foreword::batch::{Batch, BatchToken, SeqId};
+use foreword::batch::{Batch, BatchToken, SeqId, Streams};
 use foreword::model::{Model, ModelOptions};
 use std::collections::HashMap;
 use std::path::Path;
@@ -189,6 +189,82 @@ fn schedules_do_not_change_logits() {
     }
     // Heads wide enough for 8-bit entries, and quantized weights.
     play(CPU, SMOLLM2, CacheType::Q8_0, 4, 4);
+}
+
+/// A tree of a sequence that a drafter runs level by level, then, beside other sequences' rows, one forward that goes on behind
+/// the drafter's layers. `off` shifts the streams by so many rows, which must not go unnoticed.
+fn resume(name: &str, cache_type: CacheType, layers: usize, seed: u64, off: usize) -> bool {
+    let mut r = Random::new(seed);
+    let mut alone = Alone { model: model(name, cache_type, 256), known: HashMap::new() };
+    let mut model = model(name, cache_type, 2048);
+    let dim = model.config().dim;
+    let texts: Vec<Vec<u32>> =
+        (0..3).map(|_| (0..20 + r.below(30)).map(|_| 3 + r.below(250) as u32).collect()).collect();
+    let seqs: Vec<SeqId> = texts.iter().map(|_| model.kv_mut().new_seq()).collect();
+    let mut batch = Batch::new();
+    for (&seq, text) in seqs.iter().zip(&texts) {
+        batch.push_run(seq, text, false);
+    }
+    pollster::block_on(model.forward(&batch, &mut Vec::new())).expect("a forward");
+    seqs.iter().for_each(|&seq| model.kv_mut().commit_run(seq).expect("a commit"));
+
+    let (mut tree, mut streams, mut logits) = (Batch::new(), Vec::new(), Vec::new());
+    for level in [1, 2, 3, 2] {
+        let first = tree.len();
+        for _ in 0..level {
+            let parent = (first > 0).then(|| r.below(first) as u32);
+            tree.push(BatchToken { token: 3 + r.below(250) as u32, seq: seqs[1], parent, output: true });
+        }
+        pollster::block_on(model.draft((&tree, first), layers, &mut streams, &mut logits)).expect("a draft");
+    }
+    // The last level was never run by the drafter.
+    let run = tree.len();
+    for _ in 0..3 {
+        let parent = Some(r.below(run) as u32);
+        tree.push(BatchToken { token: 3 + r.below(250) as u32, seq: seqs[1], parent, output: true });
+    }
+    streams.rotate_left(off * dim);
+    batch.clear();
+    batch.push_run(seqs[0], &[5, 6, 7], true);
+    for t in tree.tokens() {
+        batch.push(BatchToken { parent: t.parent.map(|p| p + 3), ..*t });
+    }
+    batch.resume(3, &Streams { layers, values: streams }, dim);
+    batch.push_run(seqs[2], &[8], true);
+    pollster::block_on(model.forward(&batch, &mut logits)).expect("a forward");
+    let path = |mut at: u32| {
+        let mut rows = vec![at];
+        while let Some(parent) = batch.tokens()[at as usize].parent {
+            at = parent;
+            rows.insert(0, at);
+        }
+        rows
+    };
+    let text = |row: u32| -> Vec<u32> {
+        let which = seqs.iter().position(|&s| s == batch.tokens()[row as usize].seq).expect("a sequence");
+        texts[which].iter().copied().chain(path(row).iter().map(|&r| batch.tokens()[r as usize].token)).collect()
+    };
+    let outputs = (0..batch.len() as u32).filter(|&row| batch.tokens()[row as usize].output);
+    let same = outputs.zip(logits.chunks_exact(N_VOCAB as usize)).all(|(row, got)| got == alone.logits(&text(row)));
+    // Behind a leaf, so that the cells of its path are seen in all layers.
+    let leaf = 3 + tree.len() as u32 - 1;
+    model.commit(seqs[1], &path(leaf)).expect("a commit");
+    let mut longer = text(leaf);
+    longer.push(9);
+    let behind = forward(&mut model, &[(9, seqs[1], None, true)]);
+    same && behind[0] == alone.logits(&longer)
+}
+
+#[test]
+fn a_forward_that_begins_behind_the_drafter_s_layers_is_the_whole_forward() {
+    for name in ["gemma3", "llama", "gemma2"] {
+        for cache_type in [CacheType::F32, CacheType::F16] {
+            for seed in 0..4 {
+                assert!(resume(name, cache_type, 1, seed, 0), "{name} {cache_type:?} seed {seed}");
+                assert!(!resume(name, cache_type, 1, seed, 1), "{name} {cache_type:?} seed {seed}: streams off by one");
+            }
+        }
+    }
 }
 
 #[test]

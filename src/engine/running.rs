@@ -196,11 +196,11 @@ impl Running {
     }
 
     /// Puts up to `n` rows into a batch. Here, and only here, it is decided what a request asks of a forward.
-    pub(super) fn put(&mut self, n: usize, batch: &mut Batch) {
+    pub(super) fn put(&mut self, n: usize, dim: usize, batch: &mut Batch) {
         let first = batch.len() as u32;
         if self.guesses() > 0 && self.pending() == 1 && n > self.guesses() {
             self.offer = Offer { first, rows: 1 + self.guesses(), outputs: 1 + self.guesses() };
-            return self.put_tree(batch);
+            return self.put_tree(dim, batch);
         }
         self.tree = Tree::default();
         let n = n.min(self.pending());
@@ -211,15 +211,15 @@ impl Running {
         self.offer = Offer { first, rows: n, outputs: usize::from(whole) };
     }
 
-    /// The last token and the guesses below it, with logits of all of them.
-    fn put_tree(&self, batch: &mut Batch) {
-        let seq = self.seq;
-        let mut push = |token, parent| Some(batch.push(BatchToken { token, seq, parent, output: true }));
-        let mut rows = vec![push(self.tokens[self.done], None); 1 + self.guesses()];
-        for node in self.tree.depth_first() {
-            let guess = self.tree.nodes()[node];
-            rows[node + 1] = push(guess.token, rows[guess.slot]);
+    /// The last token and the guesses below it in the order of slots, with logits of all of them.
+    fn put_tree(&self, dim: usize, batch: &mut Batch) {
+        let (seq, first) = (self.seq, self.offer.first);
+        let mut push = |token, parent| batch.push(BatchToken { token, seq, parent, output: true });
+        push(self.tokens[self.done], None);
+        for guess in self.tree.nodes() {
+            push(guess.token, Some(first + guess.slot as u32));
         }
+        batch.resume(first, self.tree.streams(), dim);
     }
 
     /// What [`Running::take`] needs of the logits of its outputs, when at most `most` of the largest are to be had; `None`:
@@ -280,14 +280,10 @@ impl Running {
         events: &mut Vec<Event>,
     ) -> Vec<u32> {
         let tree = std::mem::take(&mut self.tree);
-        let order = tree.depth_first();
-        // Rows of the batch behind the root's, by slot.
-        let row =
-            |slot: usize| if slot == 0 { 0 } else { order.iter().position(|n| n + 1 == slot).map_or(0, |i| i + 1) };
         let (mut path, mut rows) = (vec![0], vec![self.offer.first]);
         let mut slot = 0;
         loop {
-            let logits = outputs.row(row(slot));
+            let logits = outputs.row(slot);
             let target = Probs::of(self.sampler.distribution(logits));
             let children: Vec<usize> = tree.children(slot).collect();
             let drawn: Vec<u32> = children.iter().map(|&c| tree.nodes()[c].token).collect();
@@ -305,7 +301,7 @@ impl Running {
             self.emit(tokenizer, (drawn[k], true), logits, now, events);
             // A token that ends the answer is not part of it.
             if self.tokens.len() > known {
-                rows.push(self.offer.first + row(slot) as u32);
+                rows.push(self.offer.first + slot as u32);
             }
             if self.finish.is_some() {
                 break;

@@ -142,7 +142,7 @@ impl Engine {
             let n = self.make_room(at, n, &mut blocks);
             let Some(r) = self.running.get_mut(at) else { break };
             let reading = r.is_reading();
-            r.put(n, &mut self.batch);
+            r.put(n, self.model.config().dim, &mut self.batch);
             work.rows += self.cost.run(r.done(), n, r.offer.outputs);
             if reading {
                 work.reading |= n > 0;

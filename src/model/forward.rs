@@ -17,7 +17,7 @@ impl Model {
     /// Whatever [`crate::kv::KvCache::plan`] refuses, [`crate::Kind::InvalidRequest`] for more than
     /// [`Model::max_batch`] rows or unknown tokens, [`crate::Kind::DeviceLost`].
     pub async fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
-        self.forward_layers(batch, self.config.layers.len(), logits).await
+        self.plan_and_run(batch, Wanted::All, logits).await
     }
 
     /// The same with only the largest logits of each row, `n` or a few more: `top` becomes `[n_outputs, 2 k + 1]` as
@@ -29,8 +29,7 @@ impl Model {
         let selected = self.buffers.selected.iter().copied().find(|(k, _)| n <= *k || *k == self.config.n_vocab);
         let (k, out) =
             selected.ok_or_else(|| Error::invalid_request(format!("the {n} largest logits are too many")))?;
-        let layers = 0..self.config.layers.len();
-        self.plan_and_run(batch, layers, Wanted::Top { k, out, sum }, top).await?;
+        self.plan_and_run(batch, Wanted::Top { k, out, sum }, top).await?;
         Ok(k)
     }
 
@@ -44,29 +43,18 @@ impl Model {
         read(&mut *self.backend, self.buffers.logits, n, logits).await
     }
 
-    /// The same through the first `n_layers` layers only, then the last norm and the head: a draft. Deeper layers' cache
-    /// entries are not written, so the tokens must not be committed.
-    ///
-    /// # Errors
-    /// As for [`Model::forward`].
-    pub async fn forward_layers(&mut self, batch: &Batch, n_layers: usize, logits: &mut Vec<f32>) -> Result<()> {
-        self.plan_and_run(batch, 0..n_layers.min(self.config.layers.len()), Wanted::All, logits).await
-    }
-
-    async fn plan_and_run(
-        &mut self,
-        batch: &Batch,
-        layers: Range<usize>,
-        wanted: Wanted,
-        out: &mut Vec<f32>,
-    ) -> Result<()> {
+    async fn plan_and_run(&mut self, batch: &Batch, wanted: Wanted, out: &mut Vec<f32>) -> Result<()> {
         self.check(batch)?;
         let mut plan = std::mem::take(&mut self.plan);
-        let planned = self.kv.plan(&mut *self.backend, batch, &mut plan);
-        let result = match planned {
-            Ok(()) => self.run(&mut plan, layers, wanted, out).await,
-            Err(error) => Err(error),
-        };
+        let mut result = self.kv.plan(&mut *self.backend, batch, &mut plan);
+        let mut first = 0;
+        if result.is_ok() && !batch.known().0.is_empty() {
+            first = batch.known().1.layers;
+            result = self.resume(&plan, batch).await;
+        }
+        if result.is_ok() {
+            result = self.run(&mut plan, first, wanted, out).await;
+        }
         self.plan = plan;
         result
     }
@@ -88,12 +76,35 @@ impl Model {
         }
     }
 
-    /// Runs a plan through some layers, the last norm and the head. Layers behind the first one go on from what the residual
-    /// stream holds.
+    /// Runs a plan through the layers from `first` on, the last norm and the head.
     pub(super) async fn run(
         &mut self,
         plan: &mut Plan,
-        layers: Range<usize>,
+        first: usize,
+        wanted: Wanted,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        self.backend.begin(plan)?;
+        let delta = self.through(first..self.config.layers.len());
+        self.end(plan, delta, wanted, out).await
+    }
+
+    /// Runs the rows of the step through some layers: from the embeddings, or from what the residual stream holds. Returns
+    /// what is left to be added to the stream.
+    pub(super) fn through(&mut self, layers: Range<usize>) -> Option<Delta> {
+        let (c, w, b) = (&self.config, &self.weights, &self.buffers);
+        let backend = &mut *self.backend;
+        if layers.start == 0 {
+            backend.embed(w.embeddings, c.embed_scale, b.x);
+        }
+        layers.fold(None, |delta, layer| block(backend, c, w, b, (self.kv.cache(), layer), delta))
+    }
+
+    /// The last norm and the head behind the layers.
+    pub(super) async fn end(
+        &mut self,
+        plan: &mut Plan,
+        delta: Option<Delta>,
         wanted: Wanted,
         out: &mut Vec<f32>,
     ) -> Result<()> {
@@ -105,14 +116,6 @@ impl Model {
         };
         // Not cleared first: every value is overwritten, and zeroing a large vocabulary takes time.
         out.resize(plan.outputs.len() * width, 0.0);
-        backend.begin(plan)?;
-        if layers.start == 0 {
-            backend.embed(w.embeddings, c.embed_scale, b.x);
-        }
-        let mut delta = None;
-        for layer in layers {
-            delta = block(backend, c, w, b, (self.kv.cache(), layer), delta);
-        }
         if plan.outputs.len() <= b.head_rows {
             head(backend, c, w, b, delta, wanted);
             return read(backend, source, plan.outputs.len(), out).await;

@@ -1,6 +1,7 @@
 //! One transformer, driven by a config: a GGUF file becomes weights in a backend, a batch becomes logits.
 
 mod config;
+mod draft;
 mod families;
 mod forward;
 mod perplexity;
@@ -53,6 +54,8 @@ pub struct Model {
     buffers: Buffers,
     kv: KvCache,
     plan: Plan,
+    /// Some rows of a plan.
+    part: Plan,
     max_batch: usize,
     context_length: usize,
 }
@@ -135,8 +138,8 @@ impl Model {
         backend.prepare(&Workload { types: types_of(gguf), cache: shape, n_heads: config.n_heads });
         let weights = weights::load(gguf, sources, &mut *backend, &config, progress).await?;
         let buffers = Buffers::new(&mut *backend, &config, &weights, max_batch)?;
-        let (plan, maps) = (Plan::default(), None);
-        Ok(Model { config, backend, weights, maps, buffers, kv, plan, max_batch, context_length })
+        let (plan, part, maps) = (Plan::default(), Plan::default(), None);
+        Ok(Model { config, backend, weights, maps, buffers, kv, plan, part, max_batch, context_length })
     }
 
     /// What the model is.

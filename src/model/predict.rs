@@ -2,7 +2,7 @@
 //! cache predicted, and through the deeper layers once more from the streams that the trunk left.
 
 use super::Model;
-use super::forward::{Wanted, append, block, store};
+use super::forward::{Wanted, append, store};
 use super::weights::{self, Linear};
 use crate::backend::{Norm, Operand, RopeAppend, Rows, read};
 use crate::batch::Batch;
@@ -63,15 +63,12 @@ impl Model {
         let planned = self.kv.plan(&mut *self.backend, batch, &mut plan);
         self.plan = plan;
         planned?;
+        let trunk = self.trunk().ok_or_else(no_sidecar)?;
+        self.backend.begin(&self.plan)?;
+        let delta = self.through(0..trunk);
         let maps = self.maps.as_ref().ok_or_else(no_sidecar)?;
         let (c, w, b) = (&self.config, &self.weights, &self.buffers);
         let (backend, cache) = (&mut *self.backend, self.kv.cache());
-        backend.begin(&self.plan)?;
-        backend.embed(w.embeddings, c.embed_scale, b.x);
-        let mut delta = None;
-        for layer in 0..maps.trunk {
-            delta = block(backend, c, w, b, (cache, layer), delta);
-        }
         // The deeper layers' entries. The norm is that of the first of them; it also completes the stream.
         let weight = w.layers[maps.trunk].attn_norm;
         backend.norm(&Norm { x: b.x, delta, weight, eps: c.norm_eps, out: maps.input, rows: Rows::All });
@@ -109,7 +106,7 @@ impl Model {
             result = self.backend.write(self.buffers.x, 0, streams);
         }
         if result.is_ok() {
-            result = self.run(&mut plan, first..self.config.layers.len(), Wanted::All, logits).await;
+            result = self.run(&mut plan, first, Wanted::All, logits).await;
         }
         self.plan = plan;
         result

@@ -161,10 +161,16 @@ impl Speculation {
             }
             Mode::Auto => auto(&mut *self.drafter, target, subject, (&mut self.cost, self.clock), state).await,
         };
-        drawn.unwrap_or_else(|_| {
-            state.failed = true;
-            Tree::default()
-        })
+        match drawn {
+            Ok(mut tree) => {
+                tree.set_streams(self.drafter.take_streams());
+                tree
+            }
+            Err(_) => {
+                state.failed = true;
+                Tree::default()
+            }
+        }
     }
 
     /// Learns from a round: `path` are the slots that were reached, from 0 on.

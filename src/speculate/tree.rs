@@ -7,6 +7,7 @@
 
 use super::Probs;
 use super::draft::Proposal;
+use crate::batch::Streams;
 use crate::error::{Error, Result};
 
 /// A guessed token.
@@ -26,6 +27,8 @@ pub struct Tree {
     nodes: Vec<Node>,
     /// By slot: what its children are drawn from; empty where the drafter was not asked.
     proposals: Vec<Proposal>,
+    /// Of the first slots, which the drafter has run through layers of the target.
+    streams: Streams,
 }
 
 impl Tree {
@@ -67,6 +70,17 @@ impl Tree {
         self.nodes.len() - 1
     }
 
+    /// Residual streams of the tokens at the first slots, the last one of the text before the first node; none for drafters
+    /// that do not use the target's layers. Rows that resume from them must lie in the order of slots.
+    pub fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    /// Sets [`Tree::streams`].
+    pub(super) fn set_streams(&mut self, streams: Streams) {
+        self.streams = streams;
+    }
+
     /// Tokens from the end of the text to a slot.
     pub fn path(&self, mut slot: usize) -> Vec<u32> {
         let mut path = Vec::new();
@@ -76,19 +90,6 @@ impl Tree {
         }
         path.reverse();
         path
-    }
-
-    /// Indices of the nodes in depth-first order: paths lie together, which attention reads best.
-    pub fn depth_first(&self) -> Vec<usize> {
-        let mut order = Vec::with_capacity(self.nodes.len());
-        let mut stack = vec![0_usize];
-        while let Some(slot) = stack.pop() {
-            order.extend(slot.checked_sub(1));
-            let first = stack.len();
-            stack.extend(self.children(slot).map(|child| child + 1));
-            stack[first..].reverse();
-        }
-        order
     }
 }
 

@@ -9,7 +9,7 @@ pub use model::SecondModel;
 pub use ngram::Ngram;
 
 use super::{Probs, Tree};
-use crate::batch::SeqId;
+use crate::batch::{SeqId, Streams};
 use crate::error::Result;
 use crate::model::Model;
 use crate::sample::Sampler;
@@ -53,6 +53,11 @@ pub trait Drafter {
     /// # Errors
     /// Whatever the drafter's own device reports; the answer goes on without drafts.
     fn propose<'a>(&'a mut self, context: Context<'a>, slots: &'a [usize]) -> Proposals<'a>;
+
+    /// Takes the target's streams of the slots that were run since the tree was empty; see [`Tree::streams`].
+    fn take_streams(&mut self) -> Streams {
+        Streams::default()
+    }
 
     /// Forgets a request.
     fn end(&mut self, request: u64);

@@ -1,6 +1,6 @@
 //! A second, smaller model with the same vocabulary as drafter.
 
-use super::layers::tree_batch;
+use super::layers::Run;
 use super::{Context, Drafter, Proposals, from_logits};
 use crate::batch::{Batch, SeqId};
 use crate::error::{Error, Result};
@@ -14,6 +14,7 @@ pub struct SecondModel {
     /// The model's sequence of each request, and the tokens that are in it.
     sequences: HashMap<u64, (SeqId, usize)>,
     batch: Batch,
+    rows: Run,
     logits: Vec<f32>,
 }
 
@@ -36,7 +37,13 @@ impl SecondModel {
                 target.decode(&[id])
             )));
         }
-        Ok(SecondModel { model, sequences: HashMap::new(), batch: Batch::new(), logits: Vec::new() })
+        Ok(SecondModel {
+            model,
+            sequences: HashMap::new(),
+            batch: Batch::new(),
+            rows: Run::default(),
+            logits: Vec::new(),
+        })
     }
 
     /// Reads what is new of a text, all but its last token; returns the sequence.
@@ -59,12 +66,11 @@ impl SecondModel {
 impl Drafter for SecondModel {
     fn propose<'a>(&'a mut self, context: Context<'a>, slots: &'a [usize]) -> Proposals<'a> {
         Box::pin(async move {
-            let Some(&root) = context.text.last() else { return Ok(Vec::new()) };
             let seq = self.read(context.request, context.text).await?;
-            // The whole tree is run at every level: a few more rows cost little, and nothing has to be kept in order.
-            self.batch.clear();
-            tree_batch(&mut self.batch, seq, root, &context, slots);
-            self.model.forward(&self.batch, &mut self.logits).await?;
+            let (dim, n_layers) = (self.model.config().dim, self.model.config().layers.len());
+            let Some(first) = self.rows.extend(seq, &context, slots, dim) else { return Ok(Vec::new()) };
+            let rows = (&self.rows.batch, first);
+            self.model.draft(rows, n_layers, &mut self.rows.streams, &mut self.logits).await?;
             Ok(from_logits(&context, &self.logits, self.model.config().n_vocab, slots))
         })
     }
