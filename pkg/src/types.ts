@@ -89,7 +89,7 @@ export interface Stats {
   memory: { weights: number; cache: number; buffers: number; wasm: number };
   /** Of a GPU with timestamps: time and runs of each kernel since the model was loaded, in the steps that were measured. */
   kernels?: { kernel: string; ms: number; runs: number }[];
-  /** Of a GPU: milliseconds that compiling kernels took so far, mostly beside the download. */
+  /** Of a GPU: milliseconds that compiling kernels took while bytes of the model were awaited. */
   compileMs?: number;
   /** Requests under way. */
   running: number;

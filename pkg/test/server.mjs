@@ -20,7 +20,7 @@ export function modelPath(name) {
 
 /**
  * Starts a server. `/page.gguf` is a web page, `/cut.gguf` the beginning of a model, `/large.gguf` claims 3 GB and `/huge.gguf` 20 TB;
- * `/smol.gguf?drop=N` closes the first connection after N bytes; `?slow` sends 2 MiB a second;
+ * `/smol.gguf?drop=N` closes the first connection after N bytes; `?slow` sends 2 MiB a second, `?slow=50` ten times as much;
  * `?norange` knows no ranges; `?etag` is a new version at every request. `requests` counts them by path, and keeps their ranges.
  */
 export async function start({ isolated = true, folders = {} } = {}) {
@@ -83,7 +83,7 @@ export async function start({ isolated = true, folders = {} } = {}) {
       }
       if (!response.write(chunk) || url.searchParams.has('slow')) {
         stream.pause();
-        if (url.searchParams.has('slow')) setTimeout(() => stream.resume(), 500);
+        if (url.searchParams.has('slow')) setTimeout(() => stream.resume(), Number(url.searchParams.get('slow')) || 500);
         else response.once('drain', () => stream.resume());
       }
     });

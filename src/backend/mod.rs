@@ -426,6 +426,9 @@ pub trait Backend {
         _ = workload;
     }
 
+    /// Called while bytes of the model are awaited: time to go on with what `prepare` began.
+    fn idle(&mut self) {}
+
     /// What the device was asked to do.
     fn activity(&self) -> Activity {
         Activity::default()

@@ -7,6 +7,7 @@ use crate::gguf::source::Source;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::quant;
 use crate::sidecar::Fingerprint;
+use std::future::poll_fn;
 use std::ops::Range;
 
 /// All weights of a model.
@@ -251,7 +252,15 @@ impl<'a> Loader<'a> {
         let missing = || Error::invalid_request(format!("tensor {} is in a file that was not given", info.name));
         self.staging.resize(n_bytes, 0);
         let source = self.sources.get_mut(info.part).ok_or_else(missing)?;
-        source.read_at(offset, &mut self.staging).await.map_err(|e| e.at(&info.name))?;
+        let mut read = source.read_at(offset, &mut self.staging);
+        let awaited = poll_fn(|cx| {
+            let state = read.as_mut().poll(cx);
+            if state.is_pending() {
+                self.backend.idle();
+            }
+            state
+        });
+        awaited.await.map_err(|e| e.at(&info.name))?;
         self.done_bytes += n_bytes as u64;
         (self.progress)(Progress { done_bytes: self.done_bytes.min(self.total_bytes), total_bytes: self.total_bytes });
         Ok(())

@@ -298,7 +298,11 @@ impl Backend for WebGpu {
 
     fn prepare(&mut self, workload: &Workload) {
         let kernels = self.kernels_of(workload);
-        self.step.pipelines.prepare(&self.memory.device, &self.memory.queue, kernels);
+        self.step.pipelines.prepare(&self.memory.device, kernels);
+    }
+
+    fn idle(&mut self) {
+        self.step.pipelines.idle(&self.memory.device, &self.memory.queue);
     }
 
     fn activity(&self) -> Activity {

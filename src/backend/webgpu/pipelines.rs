@@ -34,11 +34,10 @@ impl Pipelines {
     }
 
     /// Begins to compile kernels; returns at once.
-    pub(super) fn prepare(&mut self, device: &wgpu::Device, queue: &wgpu::Queue, mut kernels: Vec<Kernel>) {
+    pub(super) fn prepare(&mut self, device: &wgpu::Device, mut kernels: Vec<Kernel>) {
         let mut seen = std::collections::HashSet::new();
         kernels.retain(|kernel| !self.made.contains_key(kernel) && seen.insert(*kernel));
-        self.n += kernels.len() as u64;
-        background::start(self, device, queue, kernels);
+        background::start(self, device, kernels);
     }
 
     /// The pipeline of a kernel.
@@ -114,7 +113,8 @@ mod background {
         }
     }
 
-    pub(super) fn start(pipelines: &mut Pipelines, device: &wgpu::Device, _: &wgpu::Queue, kernels: Vec<Kernel>) {
+    pub(super) fn start(pipelines: &mut Pipelines, device: &wgpu::Device, kernels: Vec<Kernel>) {
+        pipelines.n += kernels.len() as u64;
         let (send, coming) = channel();
         let (device, lanes, clock, spent) = (device.clone(), pipelines.lanes, pipelines.clock, pipelines.spent.clone());
         let work = move || {
@@ -131,15 +131,32 @@ mod background {
         let thread = Builder::new().name("kernels".to_string()).spawn(work).ok();
         pipelines.background = Compiler { coming: Some(coming), thread };
     }
+
+    impl Pipelines {
+        /// The thread needs no call.
+        pub(in super::super) fn idle(&mut self, _: &wgpu::Device, _: &wgpu::Queue) {}
+    }
 }
 
-/// In a browser the calls return at once, and its GPU process compiles; it has done so when it has seen what was sent later.
+/// In a browser its GPU process compiles, and does nothing else meanwhile: a model that comes from near would wait for it. So
+/// kernels are compiled one by one while bytes are awaited, for a third of a longer download at most.
 #[cfg(target_arch = "wasm32")]
 mod background {
     use super::{Kernel, Pipelines, compile};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// Milliseconds of a short download.
+    const SHORT: f64 = 1000.0;
 
     #[derive(Default)]
-    pub(super) struct Compiler(());
+    pub(super) struct Compiler {
+        /// The next one last.
+        left: Vec<Kernel>,
+        /// When they were named.
+        since: f64,
+        busy: Arc<AtomicBool>,
+    }
 
     impl Compiler {
         pub(super) fn next(&mut self) -> Option<(Kernel, wgpu::ComputePipeline)> {
@@ -147,11 +164,33 @@ mod background {
         }
     }
 
-    pub(super) fn start(pipelines: &mut Pipelines, device: &wgpu::Device, queue: &wgpu::Queue, kernels: Vec<Kernel>) {
-        let (lanes, clock, spent) = (pipelines.lanes, pipelines.clock, pipelines.spent.clone());
-        let begun = clock();
-        pipelines.made.extend(kernels.into_iter().map(|kernel| (kernel, compile(device, lanes, kernel))));
-        queue.submit([]);
-        queue.on_submitted_work_done(move || spent.add(clock() - begun));
+    pub(super) fn start(pipelines: &mut Pipelines, _: &wgpu::Device, mut kernels: Vec<Kernel>) {
+        kernels.reverse();
+        (pipelines.background.left, pipelines.background.since) = (kernels, (pipelines.clock)());
+    }
+
+    impl Pipelines {
+        /// Compiles the next kernel, unless the one before is not done.
+        pub(in super::super) fn idle(&mut self, device: &wgpu::Device, queue: &wgpu::Queue) {
+            let elapsed = (self.clock)() - self.background.since;
+            if self.background.busy.load(Ordering::Acquire) || elapsed < SHORT + 3.0 * self.compile_ms() {
+                return;
+            }
+            let Some(kernel) = self.background.left.pop() else { return };
+            if self.made.contains_key(&kernel) {
+                return;
+            }
+            let (clock, spent, busy) = (self.clock, self.spent.clone(), self.background.busy.clone());
+            let begun = clock();
+            busy.store(true, Ordering::Release);
+            self.made.insert(kernel, compile(device, self.lanes, kernel));
+            self.n += 1;
+            // Work behind the compilation is done when that is.
+            queue.submit([]);
+            queue.on_submitted_work_done(move || {
+                spent.add(clock() - begun);
+                busy.store(false, Ordering::Release);
+            });
+        }
     }
 }
