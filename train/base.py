@@ -43,6 +43,11 @@ class Base:
             parts += ["attn_q_norm", "attn_k_norm", "post_attention_norm", "post_ffw_norm"]
         self.layers = [{p: self.load(f"blk.{i}.{p}.weight") for p in parts} for i in range(self.n_layers)]
 
+    def to_bf16(self):
+        """Matrices in bfloat16, for training under autocast (which would cast frozen weights again and again)."""
+        self.head = self.head.bfloat16()
+        self.layers = [{p: w if p.endswith("norm") else w.bfloat16() for p, w in layer.items()} for layer in self.layers]
+
     def load(self, name):
         t = self.tensors[name]
         values = gguf.quants.dequantize(t.data, t.tensor_type).astype(np.float32)

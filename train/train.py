@@ -1,9 +1,11 @@
 """End-to-end training of the maps: the base's own distribution is the target (KL), through the predicted cache as the run time uses
-it. Resumable: state lies in the file of `--maps`; runs for `--minutes` and stops. Every step appends a line to `--log`.
+it. Resumable: state lies in the file of `--maps`, with an average of the last steps' maps (`mean`), which is what is exported; runs
+for `--minutes` and stops. Every step appends a line to `--log`.
 """
 import argparse
 import json
 import math
+import os
 import time
 
 import numpy as np
@@ -24,8 +26,8 @@ def step_loss(base, maps, tokens, start):
     asked = rows >= starts[0]
     rows, h = rows[asked], h[asked]
     with torch.no_grad():
-        target = base.logits(x[rows]).log_softmax(-1)
-    kl = (target.exp() * (target - base.logits(h).log_softmax(-1))).sum(-1)
+        target = base.logits(x[rows]).float().log_softmax(-1)
+    kl = (target.exp() * (target - base.logits(h).float().log_softmax(-1))).sum(-1)
     weight = torch.where((rows - start) % BLOCK < TAIL, 0.25, 1.0)
     answer = weight == 1
     consistency = kv_distance(base, maps, behind[maps.depth], kvs)
@@ -48,13 +50,14 @@ def main():
     args.add_argument("--log", default="train.jsonl")
     args.add_argument("--minutes", type=float, default=4.5)
     args.add_argument("--rate", type=float, default=3e-4)
-    args.add_argument("--steps", type=int, default=400, help="length of the whole schedule (cosine to a tenth)")
+    args.add_argument("--steps", type=int, default=400, help="length of the whole schedule (cosine to nothing)")
     args.add_argument("--texts", type=int, default=2, help="a step")
     args.add_argument("--length", type=int, default=576)
     args.add_argument("--consistency", type=float, default=0.02)
     args = args.parse_args()
     torch.set_num_threads(2)
     base = Base(args.model)
+    base.to_bf16()
     tokens = torch.from_numpy(np.load(args.tokens)).long()
     state = torch.load(args.maps)
     maps = Maps(base, state["depth"])
@@ -63,25 +66,40 @@ def main():
     if "adam" in state:
         adam.load_state_dict(state["adam"])
     begun, step = time.time(), state["step"]
+    first = state.get("first", step)
+    mean = {k: v.clone() for k, v in state.get("mean", state["maps"]).items()}
+
+    def save():
+        state = {"depth": maps.depth, "maps": maps.state_dict(), "mean": mean, "adam": adam.state_dict(), "step": step, "first": first}
+        torch.save(state, args.maps + ".part")
+        os.replace(args.maps + ".part", args.maps)
+
     while step < args.steps and time.time() - begun < args.minutes * 60:
         draw = np.random.default_rng(step)
         for group in adam.param_groups:
-            group["lr"] = args.rate * min(1, (step + 1) / 5) * (0.55 + 0.45 * math.cos(math.pi * step / args.steps))
+            group["lr"] = args.rate * min(1, (step + 1) / 5) * (0.5 + 0.5 * math.cos(math.pi * (step - first) / (args.steps - first)))
         adam.zero_grad()
         kls, distances = [], []
         for _ in range(args.texts):
             at = int(draw.integers(len(tokens) - args.length))
-            loss, kl, distance = step_loss(base, maps, base.begun(tokens[at : at + args.length]), int(draw.integers(32, BLOCK + 1)))
+            text, start = base.begun(tokens[at : at + args.length]), int(draw.integers(32, BLOCK + 1))
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss, kl, distance = step_loss(base, maps, text, start)
             ((loss + args.consistency * distance) / args.texts).backward()
             kls.append(kl)
             distances.append(distance.item())
         torch.nn.utils.clip_grad_norm_(maps.parameters(), 1.0)
         adam.step()
         step += 1
+        keep = min(0.97, (step - first) / (step - first + 5))
+        for k, v in maps.state_dict().items():
+            mean[k].mul_(keep).add_(v, alpha=1 - keep)
+        if step % 20 == 0:
+            save()
         line = {"step": step, "kl": round(float(np.mean(kls)), 5), "distance": round(float(np.mean(distances)), 5)}
         with open(args.log, "a") as log:
             log.write(json.dumps(line | {"seconds": round(time.time() - begun, 1)}) + "\n")
-    torch.save({"depth": maps.depth, "maps": maps.state_dict(), "adam": adam.state_dict(), "step": step}, args.maps)
+    save()
     print("step", step)
 
 

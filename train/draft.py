@@ -1,0 +1,127 @@
+"""Training of the draft block: one decoder layer of its own behind the trunk, then the base's last norm and head over the most
+frequent tokens. Distils the base's distribution. The base is frozen and its streams do not depend on the block, so they are
+computed once (`--features`), and the block goes over them several times.
+"""
+import argparse
+import json
+import math
+import os
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from base import Base
+
+LENGTH = 512  # tokens of a text
+
+
+def features(base, tokens, trunk, path):
+    """Streams behind the trunk and behind the last layer, `[n, 2, dim]` in half precision."""
+    n = len(tokens) // LENGTH
+    out = np.lib.format.open_memmap(path + ".part", "w+", np.float16, (n * LENGTH, 2, base.dim))
+    for i in range(n):
+        rows = slice(i * LENGTH, (i + 1) * LENGTH)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            x, behind, _ = base.run(tokens[rows], [trunk])
+        out[rows, 0], out[rows, 1] = behind[trunk].float().half().numpy(), (x.float() / 8).half().numpy()
+    os.rename(path + ".part", path)
+
+
+class Block(torch.nn.Module):
+    """A layer of the base as a module, beginning as a copy of one."""
+
+    def __init__(self, base, layer):
+        super().__init__()
+        self.weights = torch.nn.ParameterDict({k: torch.nn.Parameter(v.float().clone()) for k, v in base.layers[layer].items()})
+
+    def forward(self, base, x):
+        """`[texts, LENGTH, dim]` behind the trunk to what the last norm reads."""
+        w, (b, n, _) = self.weights, x.shape
+        at = torch.arange(n).repeat(b)
+        heads = lambda t, k: t.view(b, n, k, base.head_dim).transpose(1, 2)
+        h = base.rms(x, w["attn_norm"])
+        q = base.rope(F.linear(h, w["attn_q"]).float().view(b * n, base.n_heads, -1), at, 0).view(b, n, -1)
+        k = base.rope(F.linear(h, w["attn_k"]).float().view(b * n, base.n_kv, -1), at, 0).view(b, n, -1)
+        v = F.linear(h, w["attn_v"])
+        a = F.scaled_dot_product_attention(heads(q, base.n_heads), heads(k, base.n_kv), heads(v, base.n_kv), is_causal=True, enable_gqa=True)
+        x = x + F.linear(a.transpose(1, 2).flatten(2), w["attn_output"])
+        h = base.rms(x, w["ffn_norm"])
+        return x + F.linear(F.silu(F.linear(h, w["ffn_gate"])) * F.linear(h, w["ffn_up"]), w["ffn_down"])
+
+
+def vocabulary(tokens, n, special):
+    """Ids of the `n` most frequent tokens, ascending; special ones always."""
+    counts = np.bincount(tokens, minlength=int(tokens.max()) + 1).astype(np.int64)
+    counts[special] += counts.max() + 1
+    return np.sort(np.argsort(-counts, kind="stable")[:n])
+
+
+def losses(base, block, head, data, rows):
+    x = torch.from_numpy(data[rows].astype(np.float32))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        draft = F.linear(base.rms(block(base, x[:, :, 0]), base.norm), head).float()
+        with torch.no_grad():
+            target = F.linear(base.rms(x[:, :, 1] * 8, base.norm), head).float().softmax(-1)
+    kl = (target * (target.clamp(min=1e-9).log() - draft.log_softmax(-1))).sum(-1)
+    return kl.mean(), (target.argmax(-1) == draft.argmax(-1)).float().mean().item()
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__)
+    args.add_argument("model")
+    args.add_argument("--trunk", type=int, default=4)
+    args.add_argument("--tokens", default="tokens.npy")
+    args.add_argument("--features", default="features.npy")
+    args.add_argument("--out", default="draft.pt")
+    args.add_argument("--log", default="draft.jsonl")
+    args.add_argument("--vocabulary", type=int, default=8192)
+    args.add_argument("--init", type=int, help="layer to begin from; by default the best of all")
+    args.add_argument("--steps", type=int, default=600)
+    args.add_argument("--texts", type=int, default=8)
+    args.add_argument("--rate", type=float, default=1e-3)
+    args = args.parse_args()
+    torch.set_num_threads(2)
+    base = Base(args.model)
+    base.to_bf16()
+    tokens = np.load(args.tokens)
+    if not os.path.exists(args.features):
+        features(base, torch.from_numpy(tokens).long(), args.trunk, args.features)
+    data = np.load(args.features, mmap_mode="r").reshape(-1, LENGTH, 2, base.dim)
+    ids = vocabulary(tokens, args.vocabulary, np.arange(17))
+    head = base.head[torch.from_numpy(ids)]
+    held, learnt = np.arange(len(data))[::20], np.delete(np.arange(len(data)), np.s_[::20])
+    print(len(tokens), "tokens; share in the vocabulary", np.isin(tokens, ids).mean())
+
+    def check(block):
+        with torch.no_grad():
+            both = [losses(base, block, head, data, held[i : i + 4]) for i in range(0, len(held), 4)]
+        return [round(float(np.mean([b[i] for b in both])), 4) for i in (0, 1)]
+
+    if args.init is None:
+        with torch.no_grad():
+            tried = {layer: float(losses(base, Block(base, layer), head, data, held[:4])[0]) for layer in range(args.trunk, base.n_layers)}
+        args.init = min(tried, key=tried.get)
+        print("begins as layer", args.init, tried)
+    block = Block(base, args.init)
+    adam = torch.optim.AdamW(block.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    begun, draw = time.time(), np.random.default_rng(1)
+    for step in range(args.steps):
+        for group in adam.param_groups:
+            group["lr"] = args.rate * min(1, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * step / args.steps))
+        adam.zero_grad()
+        loss, agree = losses(base, block, head, data, np.sort(draw.choice(learnt, args.texts, replace=False)))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(block.parameters(), 1.0)
+        adam.step()
+        line = {"step": step + 1, "kl": round(loss.item(), 4), "agreement": round(agree, 4), "seconds": round(time.time() - begun, 1)}
+        if (step + 1) % 100 == 0:
+            line["held"] = check(block)
+            torch.save({"trunk": args.trunk, "ids": ids, "block": block.state_dict(), "step": step + 1}, args.out)
+        with open(args.log, "a") as log:
+            log.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()
