@@ -36,6 +36,8 @@ pub struct Again<'a> {
 pub struct KvCache {
     shape: CacheShape,
     cache: Cache,
+    /// Keys and values of a draft block, in the same cells.
+    beside: Option<Cache>,
     /// Sequences that hold each block.
     refs: Vec<u32>,
     free: Vec<u32>,
@@ -54,12 +56,35 @@ impl KvCache {
         let cache = backend.new_cache(shape)?;
         let free = (0..shape.n_blocks as u32).rev().collect();
         let (sequences, moves, linear) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(KvCache { shape, cache, refs: vec![0; shape.n_blocks], free, sequences, moves, linear })
+        Ok(KvCache { shape, cache, beside: None, refs: vec![0; shape.n_blocks], free, sequences, moves, linear })
     }
 
     /// The backend's handle.
     pub fn cache(&self) -> Cache {
         self.cache
+    }
+
+    /// Another cache of one layer with the same cells, for the keys and values of a draft block; the one from before where
+    /// there is one.
+    ///
+    /// # Errors
+    /// [`crate::Kind::OutOfMemory`].
+    pub fn add_layer(&mut self, backend: &mut dyn Backend) -> Result<Cache> {
+        let cache = match self.beside {
+            Some(cache) => cache,
+            None => backend.new_cache(CacheShape { n_layers: 1, ..self.shape })?,
+        };
+        self.beside = Some(cache);
+        Ok(cache)
+    }
+
+    /// Copies the cells of `moves` in all layers.
+    fn move_cells(&self, backend: &mut dyn Backend) {
+        if !self.moves.is_empty() {
+            for cache in [Some(self.cache), self.beside].into_iter().flatten() {
+                backend.move_cells(cache, &self.moves);
+            }
+        }
     }
 
     /// Shape of the memory.
@@ -236,9 +261,7 @@ impl KvCache {
             }
         }
         self.linear = linear;
-        if !self.moves.is_empty() {
-            backend.move_cells(self.cache, &self.moves);
-        }
+        self.move_cells(backend);
         Ok(())
     }
 
@@ -358,9 +381,7 @@ impl KvCache {
                 self.moves.push(moved);
             }
         }
-        if !self.moves.is_empty() {
-            backend.move_cells(self.cache, &self.moves);
-        }
+        self.move_cells(backend);
         let sequence = self.get_mut(seq)?;
         sequence.len += rows.len();
         sequence.planned = None;

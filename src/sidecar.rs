@@ -8,11 +8,17 @@
 //! | `foreword-sidecar.trunk_layers` | u32: layers of the trunk |
 //! | `foreword-sidecar.base.norms` | string: fingerprint of the base's norm weights, 16 hex digits |
 //! | `foreword-sidecar.base.tensors` | string: fingerprint of the base's tensor list with its types |
+//! | `foreword-sidecar.draft_layers` | u32: 1 with a draft block; 0 or absent without |
+//! | `foreword-sidecar.draft_tokens` | integers, ascending: the vocabulary of drafts; absent: the base's |
 //!
 //! | tensor | shape |
 //! |---|---|
 //! | `blk.L.attn_k.weight`, `blk.L.attn_v.weight` | `[n_kv_heads * head_dim, dim]`, any type, every `L` behind the trunk |
 //! | `blk.L.attn_k.bias`, `blk.L.attn_v.bias` | `[n_kv_heads * head_dim]`, optional |
+//! | `blk.N.*`, `N` the number of the base's layers | the draft block: all tensors of a layer of the base |
+//!
+//! The draft block is one layer of the base's form behind the trunk, with the rotation and the window of the layer that the base
+//! has there. Its output goes through the base's last norm and head, or through the head's rows of `draft_tokens`.
 //!
 //! Every quantization of a base keeps its norms as they are, so their fingerprint names the base; the types name the
 //! quantization. With another quantization the maps still fit, a little worse.
@@ -56,10 +62,14 @@ fn fnv1a(bytes: &[u8], start: u64) -> u64 {
 }
 
 /// The header of a sidecar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sidecar {
     /// Layers of the trunk.
     pub trunk: usize,
+    /// Whether there is a draft block.
+    pub drafts: bool,
+    /// Vocabulary of drafts, ascending, where it is a reduced one.
+    pub draft_tokens: Option<Vec<u32>>,
     /// Of its base.
     pub base: Fingerprint,
 }
@@ -82,11 +92,16 @@ impl Sidecar {
                 .map_err(|e| Error::bad_file(format!("{key} is {text:?}, not 16 hex digits")).caused_by(e))
         };
         let trunk = gguf.metadata.u32("foreword-sidecar.trunk_layers")? as usize;
+        let drafts = match gguf.metadata.opt_u32("foreword-sidecar.draft_layers")?.unwrap_or(0) {
+            n @ (0 | 1) => n == 1,
+            n => return Err(Error::unsupported(format!("a draft block of {n} layers; it may have one"))),
+        };
+        let draft_tokens = gguf.metadata.opt_integers("foreword-sidecar.draft_tokens")?.map(token_ids).transpose()?;
         let base = Fingerprint {
             norms: hash("foreword-sidecar.base.norms")?,
             tensors: hash("foreword-sidecar.base.tensors")?,
         };
-        Ok(Sidecar { trunk, base })
+        Ok(Sidecar { trunk, drafts, draft_tokens, base })
     }
 
     /// Whether the sidecar fits a base; `false` for another quantization of it.
@@ -101,4 +116,11 @@ impl Sidecar {
         }
         Ok(self.base.tensors == base.tensors)
     }
+}
+
+/// Ascending token ids.
+fn token_ids(values: &[i64]) -> Result<Vec<u32>> {
+    let ids: Option<Vec<u32>> = values.iter().map(|&v| u32::try_from(v).ok()).collect();
+    ids.filter(|ids| !ids.is_empty() && ids.is_sorted_by(|a, b| a < b))
+        .ok_or_else(|| Error::bad_file("foreword-sidecar.draft_tokens are no ascending token ids"))
 }

@@ -9,7 +9,7 @@ use common::{SMOLLM2, data, load, model_path};
 use foreword::backend::CacheType;
 use foreword::backend::cpu::Cpu;
 use foreword::batch::{Batch, BatchToken, SeqId, Streams};
-use foreword::model::{Model, ModelOptions};
+use foreword::model::{Guesser, Model, ModelOptions};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -215,7 +215,8 @@ fn resume(name: &str, cache_type: CacheType, layers: usize, seed: u64, off: usiz
             let parent = (first > 0).then(|| r.below(first) as u32);
             tree.push(BatchToken { token: 3 + r.below(250) as u32, seq: seqs[1], parent, output: true });
         }
-        pollster::block_on(model.draft((&tree, first), layers, &mut streams, &mut logits)).expect("a draft");
+        pollster::block_on(model.draft((&tree, first), Guesser::Layers(layers), &mut streams, &mut logits))
+            .expect("a draft");
     }
     // The last level was never run by the drafter.
     let run = tree.len();

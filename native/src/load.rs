@@ -116,10 +116,13 @@ pub(crate) fn add_sidecar(engine: &mut Engine, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The drafter of a name: `ngram`, `layers:K` or a model.
+/// The drafter of a name: `ngram`, `layers:K`, `sidecar` or a model.
 pub(crate) fn drafter(engine: &Engine, name: &str, load: &LoadArgs) -> Result<Box<dyn Drafter>> {
     if name == "ngram" {
         return Ok(Box::new(Ngram));
+    }
+    if name == "sidecar" {
+        return Ok(Box::new(Layers::of_sidecar(engine.model())?));
     }
     if let Some(n) = name.strip_prefix("layers:") {
         let n = n.parse().map_err(|e| Error::invalid_request(format!("--draft {name}: {e}")))?;

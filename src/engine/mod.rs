@@ -205,7 +205,10 @@ impl Engine {
     /// See [`Gguf::read`] and [`Model::add_sidecar`]; the engine goes on without then.
     pub async fn add_sidecar(&mut self, mut sources: Vec<Box<dyn Source>>) -> Result<bool> {
         let gguf = Gguf::read(&mut sources).await?;
-        self.model.add_sidecar(&gguf, &mut sources).await
+        let same = self.model.add_sidecar(&gguf, &mut sources).await?;
+        // Nothing is known of the draft block's keys and values of what was read before.
+        self.clear_cache();
+        Ok(same)
     }
 
     /// How prompts are read whose request says nothing about it; see [`crate::predict`].

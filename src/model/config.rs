@@ -50,7 +50,7 @@ pub struct ModelConfig {
 }
 
 /// What differs from layer to layer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerConfig {
     /// Attention sees the last so many positions only.
     pub window: Option<u32>,

@@ -1,24 +1,161 @@
-//! Drafting with the model's own first layers, and the forward that goes on behind them: what a drafter has computed of a
-//! guess is the first part of its verification.
+//! Drafting with the model's own first layers, with or without a sidecar's draft block behind them, and the forward that goes on
+//! behind these layers: what a drafter has computed of a guess is the first part of its verification.
 
-use super::Model;
-use super::forward::Wanted;
-use crate::backend::{Norm, Plan, Rows, read};
+use super::forward::{Head, Layer, Wanted, append, block, store};
+use super::weights::{LayerWeights, Weights};
+use super::{Buffers, LayerConfig, Model, ModelConfig, weights};
+use crate::backend::{Backend, Buf, Cache, Delta, Norm, Plan, RopeAppend, Rows, Span, Weight, read};
 use crate::batch::{Batch, Streams};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::gguf::source::Source;
+use crate::quant::TensorType;
+use crate::sidecar::Sidecar;
+
+/// What guesses inside a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guesser {
+    /// So many first layers, then the last norm and the head.
+    Layers(usize),
+    /// The sidecar's trunk and draft block, then the last norm and the head or some rows of it.
+    Sidecar,
+}
+
+/// A sidecar's draft block.
+#[derive(Debug)]
+pub(super) struct Drafting {
+    /// Layers before it.
+    pub(super) trunk: usize,
+    layer: LayerWeights,
+    spec: LayerConfig,
+    /// Its keys and values.
+    cache: Cache,
+    /// The model's, with operands of its own.
+    buffers: Buffers,
+    /// Its vocabulary and the rows of the base's head for it, where it is a reduced one.
+    tokens: Option<Vec<u32>>,
+    pub(super) head: Option<Head>,
+}
+
+impl Drafting {
+    fn layer(&self) -> Layer<'_> {
+        Layer { weights: &self.layer, spec: self.spec, cache: (self.cache, 0) }
+    }
+
+    /// Fills its cache from the stream behind the trunk, which every token of a text goes through; completes the stream.
+    pub(super) fn append(&self, backend: &mut dyn Backend, (c, w): (&ModelConfig, &Weights), delta: Option<Delta>) {
+        let (b, l) = (&self.buffers, &self.layer);
+        let norm = Norm { x: b.x, delta, weight: l.attn_norm, eps: c.norm_eps, out: b.normed, rows: Rows::All };
+        backend.norm(&norm);
+        backend.matmul(b.normed, Rows::All, &[store(l.k, b.k), store(l.v, b.v)]);
+        backend.rope_append(&RopeAppend { q: None, ..append((c, w, b), self.layer()) });
+    }
+}
 
 impl Model {
-    /// Runs the rows of a batch from `first` on, those before having been run by this function already, through the first
-    /// `n_layers` layers, the last norm and the head: a draft. `streams` gets the residual streams `[rows, dim]` behind these
-    /// layers, `logits` becomes `[n_outputs, n_vocab]`. Deeper layers' cache entries are not written, so the tokens must not be
+    /// Loads a sidecar's draft block.
+    pub(super) async fn load_drafting(
+        &mut self,
+        gguf: &Gguf,
+        sources: &mut [Box<dyn Source>],
+        sidecar: Sidecar,
+    ) -> Result<Drafting> {
+        let Sidecar { trunk, draft_tokens: tokens, .. } = sidecar;
+        let n_vocab = self.config.n_vocab;
+        if let Some(id) = tokens.iter().flatten().find(|&&t| t as usize >= n_vocab) {
+            return Err(Error::bad_file(format!("draft token {id} is not in the vocabulary of {n_vocab}")));
+        }
+        let layer = weights::draft_block(gguf, sources, &mut *self.backend, &self.config).await?;
+        let cache = self.kv.add_layer(&mut *self.backend)?;
+        let head = match &tokens {
+            Some(tokens) => Some(self.reduced_head(tokens).await?),
+            None => None,
+        };
+        let (c, n, backend) = (&self.config, self.max_batch, &mut *self.backend);
+        let buffers = Buffers {
+            normed: backend.new_operand(n, c.dim, &layer.normed_readers())?,
+            attended: backend.new_operand(n, c.n_heads * c.head_dim, &[layer.o.weight])?,
+            gated: backend.new_operand(n, c.ff_dim, &[layer.down.weight])?,
+            ..self.buffers.clone()
+        };
+        Ok(Drafting { trunk, layer, spec: c.layers[trunk], cache, buffers, tokens, head })
+    }
+
+    /// The head's rows of some tokens.
+    async fn reduced_head(&mut self, tokens: &[u32]) -> Result<Head> {
+        let (n, dim, rows) = (tokens.len(), self.config.dim, self.buffers.head_rows);
+        let exact = self.weights.float_head || !dim.is_multiple_of(32);
+        let ty = if exact { TensorType::F32 } else { TensorType::Q8_0 };
+        let weight = self.backend.new_weight(ty, n, dim)?;
+        let mut values = vec![0.0; n * dim];
+        let batch = self.max_batch;
+        for (tokens, values) in tokens.chunks(batch).zip(values.chunks_mut(batch * dim)) {
+            self.rows_of(self.weights.head, tokens, values).await?;
+        }
+        let bytes = if exact { values.iter().flat_map(|v| v.to_le_bytes()).collect() } else { q8_0(&values) };
+        self.backend.load_rows(weight, 0, &bytes)?;
+        let bias = match self.weights.head_bias {
+            Some(bias) => Some(self.some_of(bias, tokens).await?),
+            None => None,
+        };
+        let (input, logits) = (self.backend.new_operand(rows, dim, &[weight])?, self.backend.new_buf(rows, n)?);
+        Ok(Head { input, weight, bias, logits, n })
+    }
+
+    /// Reads rows of a matrix back, `[tokens, dim]`.
+    async fn rows_of(&mut self, matrix: Weight, tokens: &[u32], out: &mut [f32]) -> Result<()> {
+        let n = tokens.len();
+        let spans = vec![Span { prefix: 1, ..Span::default() }; n];
+        let (positions, cells) = (vec![0; n], vec![0; n]);
+        let plan = Plan { tokens: tokens.to_vec(), positions, cells, spans, blocks: vec![0], ..Plan::default() };
+        self.backend.begin(&plan)?;
+        self.backend.embed(matrix, 1.0, self.buffers.x);
+        read(&mut *self.backend, self.buffers.x, n, out).await
+    }
+
+    /// Some values of a vector over the vocabulary.
+    async fn some_of(&mut self, all: Buf, tokens: &[u32]) -> Result<Buf> {
+        let mut values = vec![0.0; self.config.n_vocab];
+        read(&mut *self.backend, all, 1, &mut values).await?;
+        let some: Vec<f32> = tokens.iter().map(|&t| values[t as usize]).collect();
+        let buf = self.backend.new_buf(1, some.len())?;
+        self.backend.write(buf, 0, &some)?;
+        Ok(buf)
+    }
+
+    /// Layers that a guesser runs of the model's own.
+    ///
+    /// # Errors
+    /// [`crate::Kind::InvalidRequest`] for none or all layers, and without a sidecar that has a draft block.
+    pub fn guesser_layers(&self, guesser: Guesser) -> Result<usize> {
+        let all = self.config.layers.len();
+        match (guesser, &self.drafting) {
+            (Guesser::Layers(n), _) if (1..=all).contains(&n) => Ok(n),
+            (Guesser::Layers(n), _) => {
+                Err(Error::invalid_request(format!("drafting with {n} layers; 1 to {} are possible", all - 1)))
+            }
+            (Guesser::Sidecar, Some(drafting)) => Ok(drafting.trunk),
+            (Guesser::Sidecar, None) => Err(Error::invalid_request("drafting needs a sidecar with a draft block")),
+        }
+    }
+
+    /// Vocabulary of a guesser's logits, ascending; `None`: the model's.
+    pub fn draft_tokens(&self, guesser: Guesser) -> Option<&[u32]> {
+        let drafting = self.drafting.as_ref().filter(|_| guesser == Guesser::Sidecar);
+        drafting.and_then(|d| d.tokens.as_deref())
+    }
+
+    /// Runs the rows of a batch from `first` on, those before having been run by this function already, through what
+    /// guesses. `streams` gets the residual streams `[rows, dim]` behind its [layers](Model::guesser_layers), `logits` becomes
+    /// `[n_outputs, vocabulary]`. Deeper layers' cache entries are not written, so the tokens must not be
     /// committed; a forward of the same rows may go on from the streams ([`Batch::resume`]).
     ///
     /// # Errors
-    /// As for [`Model::forward`]; `streams` is as before then.
+    /// As for [`Model::forward`] and [`Model::guesser_layers`]; `streams` is as before then.
     pub async fn draft(
         &mut self,
         (batch, first): (&Batch, usize),
-        n_layers: usize,
+        guesser: Guesser,
         streams: &mut Vec<f32>,
         logits: &mut Vec<f32>,
     ) -> Result<()> {
@@ -27,7 +164,7 @@ impl Model {
         let mut result = self.kv.plan(&mut *self.backend, batch, &mut plan);
         if result.is_ok() {
             set_rows(&mut part, &plan, |row| row >= first);
-            result = self.draft_rows(&mut part, n_layers, streams, logits).await;
+            result = self.draft_rows(&mut part, guesser, streams, logits).await;
         }
         (self.plan, self.part) = (plan, part);
         result
@@ -36,15 +173,22 @@ impl Model {
     async fn draft_rows(
         &mut self,
         plan: &mut Plan,
-        n_layers: usize,
+        guesser: Guesser,
         streams: &mut Vec<f32>,
         logits: &mut Vec<f32>,
     ) -> Result<()> {
+        let n_layers = self.guesser_layers(guesser)?;
         let known = streams.len();
         let mut result = self.first_layers(plan, n_layers, streams).await;
         if result.is_ok() {
             self.backend.begin(plan)?;
-            result = self.end(plan, None, Wanted::All, logits).await;
+            let drafting = self.drafting.as_ref().filter(|_| guesser == Guesser::Sidecar);
+            let (c, w) = (&self.config, &self.weights);
+            let (delta, wanted) = match drafting {
+                Some(d) => (block(&mut *self.backend, (c, w, &d.buffers), d.layer(), None), Wanted::Draft),
+                None => (None, Wanted::All),
+            };
+            result = self.end(plan, delta, wanted, logits).await;
         }
         if result.is_err() {
             streams.truncate(known);
@@ -101,4 +245,16 @@ fn set_rows(part: &mut Plan, whole: &Plan, wanted: impl Fn(usize) -> bool) {
         part.cells.push(whole.cells[row]);
         part.spans.push(whole.spans[row]);
     }
+}
+
+/// Rows of floats, whole groups of 32, as blocks of Q8_0.
+fn q8_0(values: &[f32]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(values.len() / 32 * 34);
+    for group in values.chunks_exact(32) {
+        let scale = half::f16::from_f32(group.iter().fold(0.0, |m: f32, v| m.max(v.abs())) / 127.0);
+        let inverse = if scale.to_f32() > 0.0 { 1.0 / scale.to_f32() } else { 0.0 };
+        bytes.extend(scale.to_le_bytes());
+        bytes.extend(group.iter().map(|v| (v * inverse).round().clamp(-127.0, 127.0) as i8 as u8));
+    }
+    bytes
 }

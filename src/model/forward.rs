@@ -1,9 +1,10 @@
 //! The one decoder: a batch through the layers to logits.
 
 use super::weights::{LayerWeights, Linear, Weights};
-use super::{Buffers, Model, ModelConfig};
+use super::{Buffers, LayerConfig, Model, ModelConfig};
 use crate::backend::{
-    Attend, Backend, Buf, Cache, Delta, Epilogue, Gate, Norm, Operand, Plan, Product, RopeAppend, Rows, Select, read,
+    Attend, Backend, Buf, Cache, Delta, Epilogue, Gate, Norm, Operand, Plan, Product, RopeAppend, Rows, Select, Weight,
+    read,
 };
 use crate::batch::Batch;
 use crate::error::{Error, Result};
@@ -97,7 +98,15 @@ impl Model {
         if layers.start == 0 {
             backend.embed(w.embeddings, c.embed_scale, b.x);
         }
-        layers.fold(None, |delta, layer| block(backend, c, w, b, (self.kv.cache(), layer), delta))
+        let mut delta = None;
+        for i in layers {
+            delta = block(backend, (c, w, b), Layer::of(c, w, self.kv.cache(), i), delta);
+            if let Some(draft) = self.drafting.as_ref().filter(|d| d.trunk == i + 1) {
+                draft.append(backend, (c, w), delta);
+                delta = None;
+            }
+        }
+        delta
     }
 
     /// The last norm and the head behind the layers.
@@ -110,14 +119,19 @@ impl Model {
     ) -> Result<()> {
         let (c, w, b) = (&self.config, &self.weights, &self.buffers);
         let backend = &mut *self.backend;
+        let base = Head { input: b.head_in, weight: w.head, bias: w.head_bias, logits: b.logits, n: c.n_vocab };
+        let used = match (wanted, &self.drafting) {
+            (Wanted::Draft, Some(draft)) => draft.head.unwrap_or(base),
+            _ => base,
+        };
         let (source, width) = match wanted {
-            Wanted::All => (b.logits, c.n_vocab),
+            Wanted::All | Wanted::Draft => (used.logits, used.n),
             Wanted::Top { k, out, .. } => (out, 2 * k + 1),
         };
         // Not cleared first: every value is overwritten, and zeroing a large vocabulary takes time.
         out.resize(plan.outputs.len() * width, 0.0);
         if plan.outputs.len() <= b.head_rows {
-            head(backend, c, w, b, delta, wanted);
+            head(backend, (c, w, b), used, delta, wanted);
             return read(backend, source, plan.outputs.len(), out).await;
         }
         // Many logits (perplexity) go through the head a few rows at a time.
@@ -126,7 +140,7 @@ impl Model {
             plan.outputs.clear();
             plan.outputs.extend_from_slice(rows);
             backend.begin(plan)?;
-            head(backend, c, w, b, delta, wanted);
+            head(backend, (c, w, b), used, delta, wanted);
             read(backend, source, rows.len(), out).await?;
         }
         Ok(())
@@ -137,6 +151,8 @@ impl Model {
 #[derive(Clone, Copy)]
 pub(super) enum Wanted {
     All,
+    /// All of the vocabulary of drafts.
+    Draft,
     /// By [`Select`].
     Top {
         k: usize,
@@ -145,29 +161,42 @@ pub(super) enum Wanted {
     },
 }
 
-/// One layer. `delta` is what the layer before left to be added to the residual stream; returns what this one leaves.
+/// A layer, and where its keys and values lie.
+#[derive(Clone, Copy)]
+pub(super) struct Layer<'a> {
+    pub(super) weights: &'a LayerWeights,
+    pub(super) spec: LayerConfig,
+    pub(super) cache: (Cache, usize),
+}
+
+impl<'a> Layer<'a> {
+    /// A layer of the model.
+    pub(super) fn of(c: &ModelConfig, w: &'a Weights, cache: Cache, i: usize) -> Self {
+        Layer { weights: &w.layers[i], spec: c.layers[i], cache: (cache, i) }
+    }
+}
+
+/// Runs one layer. `delta` is what the layer before left to be added to the residual stream; returns what this one leaves.
 pub(super) fn block(
     backend: &mut dyn Backend,
-    c: &ModelConfig,
-    w: &Weights,
-    b: &Buffers,
-    (cache, layer): (Cache, usize),
+    (c, w, b): (&ModelConfig, &Weights, &Buffers),
+    layer: Layer<'_>,
     delta: Option<Delta>,
 ) -> Option<Delta> {
-    let (l, spec) = (&w.layers[layer], &c.layers[layer]);
+    let l = layer.weights;
     let norm = |delta, weight, out| Norm { x: b.x, delta, weight, eps: c.norm_eps, out, rows: Rows::All };
 
     backend.norm(&norm(delta, l.attn_norm, b.normed));
     backend.matmul(b.normed, Rows::All, &[store(l.q, b.q), store(l.k, b.k), store(l.v, b.v)]);
-    backend.rope_append(&append(c, w, b, (cache, layer)));
+    backend.rope_append(&append((c, w, b), layer));
     backend.attend(&Attend {
         q: b.q,
-        cache,
-        layer,
+        cache: layer.cache.0,
+        layer: layer.cache.1,
         n_heads: c.n_heads,
         scale: c.attention_scale,
         softcap: c.attention_softcap,
-        window: spec.window,
+        window: layer.spec.window,
         out: b.attended,
     });
     let delta = join(backend, b, l.o, b.attended, l.post_attn_norm, c.residual_scale);
@@ -179,23 +208,22 @@ pub(super) fn block(
 }
 
 /// Rotation of what `b.q`, `b.k` and `b.v` hold, and the layer's cache entries.
-pub(super) fn append(c: &ModelConfig, w: &Weights, b: &Buffers, (cache, layer): (Cache, usize)) -> RopeAppend {
-    let l = &w.layers[layer];
-    let (freqs, magnitude) = w.ropes[c.layers[layer].rope];
+pub(super) fn append((c, w, b): (&ModelConfig, &Weights, &Buffers), layer: Layer<'_>) -> RopeAppend {
+    let (freqs, magnitude) = w.ropes[layer.spec.rope];
     RopeAppend {
         q: Some(b.q),
         k: b.k,
         v: b.v,
         n_heads: c.n_heads,
-        q_norm: l.q_norm,
-        k_norm: l.k_norm,
+        q_norm: layer.weights.q_norm,
+        k_norm: layer.weights.k_norm,
         eps: c.norm_eps,
         freqs,
         rope_dim: c.rope_dim,
         pairs: c.rope_pairs,
         magnitude,
-        cache,
-        layer,
+        cache: layer.cache.0,
+        layer: layer.cache.1,
     }
 }
 
@@ -222,19 +250,41 @@ fn join(
     None
 }
 
+/// What makes logits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    /// Receives the normed stream `[head_rows, dim]`.
+    pub(super) input: Operand,
+    /// `[n, dim]`.
+    pub(super) weight: Weight,
+    /// `[n]`.
+    pub(super) bias: Option<Buf>,
+    /// `[head_rows, n]`.
+    pub(super) logits: Buf,
+    /// Tokens.
+    pub(super) n: usize,
+}
+
 /// Last norm and logits of the plan's outputs.
-fn head(backend: &mut dyn Backend, c: &ModelConfig, w: &Weights, b: &Buffers, delta: Option<Delta>, wanted: Wanted) {
-    backend.norm(&Norm { x: b.x, delta, weight: w.norm, eps: c.norm_eps, out: b.head_in, rows: Rows::Outputs });
-    let epilogue = Epilogue { scale: c.logit_scale, bias: w.head_bias, softcap: c.logit_softcap, accumulate: false };
-    backend.matmul(b.head_in, Rows::Outputs, &[Product { weight: w.head, out: b.logits, epilogue }]);
+fn head(
+    backend: &mut dyn Backend,
+    (c, w, b): (&ModelConfig, &Weights, &Buffers),
+    head: Head,
+    delta: Option<Delta>,
+    wanted: Wanted,
+) {
+    let Head { input, weight, bias, logits, .. } = head;
+    backend.norm(&Norm { x: b.x, delta, weight: w.norm, eps: c.norm_eps, out: input, rows: Rows::Outputs });
+    let epilogue = Epilogue { scale: c.logit_scale, bias, softcap: c.logit_softcap, accumulate: false };
+    backend.matmul(input, Rows::Outputs, &[Product { weight, out: logits, epilogue }]);
     if let Wanted::Top { out, sum, .. } = wanted {
-        backend.select(&Select { logits: b.logits, out, sum });
+        backend.select(&Select { logits, out, sum });
     }
 }
 
 impl LayerWeights {
     /// Weights that read the normed residual stream.
-    pub(super) fn normed_readers(&self) -> [crate::backend::Weight; 5] {
+    pub(super) fn normed_readers(&self) -> [Weight; 5] {
         [self.q, self.k, self.v, self.gate, self.up].map(|l| l.weight)
     }
 }

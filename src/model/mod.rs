@@ -9,6 +9,7 @@ mod predict;
 mod weights;
 
 pub use config::{LayerConfig, ModelConfig, RopeConfig, RopeScaling};
+pub use draft::Guesser;
 pub use families::config as config_of;
 pub use perplexity::{Perplexity, perplexity};
 pub use weights::Progress;
@@ -51,6 +52,8 @@ pub struct Model {
     weights: Weights,
     /// Of a sidecar.
     maps: Option<predict::Maps>,
+    /// Of a sidecar with a draft block.
+    drafting: Option<draft::Drafting>,
     buffers: Buffers,
     kv: KvCache,
     plan: Plan,
@@ -61,7 +64,7 @@ pub struct Model {
 }
 
 /// Work buffers of a forward; `n` is the batch.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Buffers {
     /// Residual stream `[n, dim]`.
     x: Buf,
@@ -138,8 +141,8 @@ impl Model {
         backend.prepare(&Workload { types: types_of(gguf), cache: shape, n_heads: config.n_heads });
         let weights = weights::load(gguf, sources, &mut *backend, &config, progress).await?;
         let buffers = Buffers::new(&mut *backend, &config, &weights, max_batch)?;
-        let (plan, part, maps) = (Plan::default(), Plan::default(), None);
-        Ok(Model { config, backend, weights, maps, buffers, kv, plan, part, max_batch, context_length })
+        let (plan, part, maps, drafting) = (Plan::default(), Plan::default(), None, None);
+        Ok(Model { config, backend, weights, maps, drafting, buffers, kv, plan, part, max_batch, context_length })
     }
 
     /// What the model is.

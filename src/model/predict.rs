@@ -2,7 +2,7 @@
 //! cache predicted, and through the deeper layers once more from the streams that the trunk left.
 
 use super::Model;
-use super::forward::{Wanted, append, store};
+use super::forward::{Layer, Wanted, append, store};
 use super::weights::{self, Linear};
 use crate::backend::{Norm, Operand, RopeAppend, Rows, read};
 use crate::batch::Batch;
@@ -39,11 +39,15 @@ impl Model {
                 self.config.layers.len()
             )));
         }
-        let backend = &mut *self.backend;
-        let layers = weights::maps(gguf, sources, backend, &self.config, sidecar.trunk).await?;
+        let (backend, trunk) = (&mut *self.backend, sidecar.trunk);
+        let layers = weights::maps(gguf, sources, backend, &self.config, trunk).await?;
         let readers: Vec<_> = layers.iter().flat_map(|(k, v)| [k.weight, v.weight]).collect();
         let input = backend.new_operand(self.max_batch, self.config.dim, &readers)?;
-        self.maps = Some(Maps { trunk: sidecar.trunk, input, layers });
+        self.drafting = match sidecar.drafts {
+            true => Some(self.load_drafting(gguf, sources, sidecar).await?),
+            false => None,
+        };
+        self.maps = Some(Maps { trunk, input, layers });
         Ok(same)
     }
 
@@ -74,7 +78,7 @@ impl Model {
         backend.norm(&Norm { x: b.x, delta, weight, eps: c.norm_eps, out: maps.input, rows: Rows::All });
         for (layer, (k, v)) in (maps.trunk..).zip(&maps.layers) {
             backend.matmul(maps.input, Rows::All, &[store(*k, b.k), store(*v, b.v)]);
-            backend.rope_append(&RopeAppend { q: None, ..append(c, w, b, (cache, layer)) });
+            backend.rope_append(&RopeAppend { q: None, ..append((c, w, b), Layer::of(c, w, cache, layer)) });
         }
         streams.resize(batch.len() * c.dim, 0.0);
         read(backend, b.x, batch.len(), streams).await

@@ -17,6 +17,8 @@ pub(super) struct Weights {
     pub(super) embeddings: Weight,
     /// `[n_vocab, dim]`; the embeddings where the head is tied.
     pub(super) head: Weight,
+    /// Whether the head is of floats.
+    pub(super) float_head: bool,
     /// `[n_vocab]`.
     pub(super) head_bias: Option<Buf>,
     /// Norm before the head `[dim]`.
@@ -100,6 +102,8 @@ pub(super) async fn load(
         Some(_) => loader.matrix("output.weight", n_vocab, dim).await?,
         None => embeddings,
     };
+    let head_info = gguf.tensor("output.weight").or_else(|| gguf.tensor("token_embd.weight"));
+    let float_head = head_info.is_some_and(|info| info.ty.is_float());
     let mut ropes = Vec::new();
     for rope in &config.ropes {
         let factors = match &rope.scaling {
@@ -113,7 +117,7 @@ pub(super) async fn load(
     let head_bias = loader.opt_vector("output.bias", n_vocab).await?;
     let (fingerprint, total_bytes) = (loader.fingerprint, loader.total_bytes);
     (loader.progress)(Progress { done_bytes: total_bytes, total_bytes });
-    Ok(Weights { embeddings, head, head_bias, norm, layers, ropes, fingerprint })
+    Ok(Weights { embeddings, head, float_head, head_bias, norm, layers, ropes, fingerprint })
 }
 
 /// Loads a sidecar's maps to keys and values of the layers behind `trunk`.
@@ -134,6 +138,17 @@ pub(super) async fn maps(
         maps.push((k, v));
     }
     Ok(maps)
+}
+
+/// Loads a sidecar's draft block, whose number is that behind the base's last layer.
+pub(super) async fn draft_block(
+    gguf: &Gguf,
+    sources: &mut [Box<dyn Source>],
+    backend: &mut dyn Backend,
+    config: &ModelConfig,
+) -> Result<LayerWeights> {
+    let mut ignore = |_| {};
+    Loader::new(gguf, sources, backend, &mut ignore).layer(config, config.layers.len()).await
 }
 
 struct Loader<'a> {

@@ -280,11 +280,12 @@ fn speculate(engine: &mut Engine, wanted: &Speculate) -> Result<()> {
     };
     let drafter: Box<dyn Drafter> = match wanted.drafter.as_deref().unwrap_or("ngram") {
         "ngram" => Box::new(Ngram),
+        "sidecar" => Box::new(Layers::of_sidecar(engine.model())?),
         name => match name.strip_prefix("layers:").and_then(|n| n.parse().ok()) {
             Some(n) => Box::new(Layers::new(engine.model(), n)?),
             None => {
                 return Err(Error::invalid_request(format!(
-                    "speculate.drafter is {name:?}; it may be ngram or layers:K"
+                    "speculate.drafter is {name:?}; it may be ngram, sidecar or layers:K"
                 )));
             }
         },

@@ -1,13 +1,15 @@
-//! The target's own first layers as drafter (layer skip): its final norm and head on an early hidden state.
+//! The target's own first layers as drafter: its final norm and head on an early hidden state (layer skip), or a sidecar's draft
+//! block between.
 
 use super::{Context, Drafter, Proposals, from_logits};
 use crate::batch::{Batch, BatchToken, SeqId, Streams};
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Guesser, Model};
 
 /// Drafts with the first layers of the target. Each guess goes through them once: its verification begins behind them.
 #[derive(Debug)]
 pub struct Layers {
+    guesser: Guesser,
     n: usize,
     rows: Run,
     logits: Vec<f32>,
@@ -23,7 +25,19 @@ impl Layers {
         if n == 0 || n >= all {
             return Err(Error::invalid_request(format!("drafting with {n} layers; 1 to {} are possible", all - 1)));
         }
-        Ok(Layers { n, rows: Run::default(), logits: Vec::new() })
+        Ok(Self::with(Guesser::Layers(n), n))
+    }
+
+    /// The trunk and the draft block of `target`'s sidecar.
+    ///
+    /// # Errors
+    /// [`crate::Kind::InvalidRequest`] when it has none.
+    pub fn of_sidecar(target: &Model) -> Result<Self> {
+        Ok(Self::with(Guesser::Sidecar, target.guesser_layers(Guesser::Sidecar)?))
+    }
+
+    fn with(guesser: Guesser, n: usize) -> Self {
+        Layers { guesser, n, rows: Run::default(), logits: Vec::new() }
     }
 }
 
@@ -33,8 +47,16 @@ impl Drafter for Layers {
             let dim = context.target.config().dim;
             let Some(first) = self.rows.extend(context.seq, &context, slots, dim) else { return Ok(Vec::new()) };
             let rows = (&self.rows.batch, first);
-            context.target.draft(rows, self.n, &mut self.rows.streams, &mut self.logits).await?;
-            Ok(from_logits(&context, &self.logits, context.target.config().n_vocab, slots))
+            context.target.draft(rows, self.guesser, &mut self.rows.streams, &mut self.logits).await?;
+            let n_vocab = context.target.config().n_vocab;
+            let Some(tokens) = context.target.draft_tokens(self.guesser) else {
+                return Ok(from_logits(&context, &self.logits, n_vocab, slots));
+            };
+            let mut whole = vec![f32::NEG_INFINITY; slots.len() * n_vocab];
+            for (whole, row) in whole.chunks_exact_mut(n_vocab).zip(self.logits.chunks_exact(tokens.len())) {
+                tokens.iter().zip(row).for_each(|(&t, &logit)| whole[t as usize] = logit);
+            }
+            Ok(from_logits(&context, &whole, n_vocab, slots))
         })
     }
 

@@ -1,0 +1,334 @@
+//! A sidecar's draft block: its proposals are the logits of a model that consists of the trunk and the block; its keys and values
+//! are there for every token of a text however it was read; answers stay those of plain decoding.
+
+mod common;
+
+use common::random::Random;
+use common::{data, open, open_source};
+use foreword::Kind;
+use foreword::backend::CacheType;
+use foreword::backend::cpu::Cpu;
+use foreword::batch::{Batch, BatchToken, SeqId};
+use foreword::engine::{Engine, Event, Request, RequestId, Usage};
+use foreword::gguf::source::{BytesSource, Source};
+use foreword::gguf::write::{Tensor, to_bytes};
+use foreword::gguf::{Gguf, Metadata, Value};
+use foreword::model::{Guesser, Model, ModelOptions};
+use foreword::predict::Prefill;
+use foreword::quant::TensorType;
+use foreword::sample::Params;
+use foreword::sidecar::{ARCHITECTURE, Fingerprint};
+use foreword::speculate::draft::Layers;
+use foreword::speculate::{Mode, Shape};
+use std::collections::HashMap;
+
+/// A tensor of a file: name, type, dimensions, bytes.
+type Owned = (String, TensorType, Vec<u64>, Vec<u8>);
+
+fn tensors(name: &str) -> (Gguf, Vec<Owned>) {
+    let (gguf, mut sources) = open(&data(&format!("models/{name}.gguf")));
+    let mut all = Vec::new();
+    for t in &gguf.tensors {
+        let mut bytes = vec![0; t.n_bytes as usize];
+        pollster::block_on(sources[t.part].read_at(t.offset, &mut bytes)).expect("bytes");
+        all.push((t.name.clone(), t.ty, t.dims.clone(), bytes));
+    }
+    (gguf, all)
+}
+
+fn file(metadata: &Metadata, tensors: &[Owned]) -> Vec<u8> {
+    let tensors: Vec<Tensor> =
+        tensors.iter().map(|(name, ty, dims, data)| Tensor { name, ty: *ty, dims, data }).collect();
+    to_bytes(metadata, &tensors).expect("a file")
+}
+
+/// The tensors of layer `from`, as those of layer `to`.
+fn layer(all: &[Owned], from: usize, to: usize) -> Vec<Owned> {
+    let renamed = |t: &Owned| {
+        let part = t.0.strip_prefix(&format!("blk.{from}."))?;
+        Some((format!("blk.{to}.{part}"), t.1, t.2.clone(), t.3.clone()))
+    };
+    all.iter().filter_map(renamed).collect()
+}
+
+/// Adds noise to matrices, so that the layer is another one.
+fn noisy(mut layer: Vec<Owned>, amount: f32) -> Vec<Owned> {
+    let mut r = Random::new(7);
+    for (_, ty, dims, data) in layer.iter_mut().filter(|t| t.2.len() > 1) {
+        assert_eq!((*ty, dims.len()), (TensorType::F32, 2), "the tiny models are floats");
+        for value in data.chunks_exact_mut(4) {
+            let v = f32::from_le_bytes(value.try_into().expect("four bytes")) + amount * r.float();
+            value.copy_from_slice(&v.to_le_bytes());
+        }
+    }
+    layer
+}
+
+/// A sidecar with maps of zeros and a draft block that is the base's layer `trunk` with noise.
+fn sidecar(name: &str, trunk: usize, noise: f32, draft_tokens: Option<&[u32]>) -> Vec<u8> {
+    let (gguf, all) = tensors(name);
+    let mut base = Fingerprint::default();
+    base.set_types(&gguf);
+    all.iter().for_each(|(name, _, _, bytes)| base.add(name, bytes));
+    let n_layers = layers_of(&gguf);
+    let mut metadata = Metadata::default();
+    metadata.insert("general.architecture", Value::String(ARCHITECTURE.into()));
+    metadata.insert("foreword-sidecar.trunk_layers", Value::Unsigned(trunk as u64));
+    metadata.insert("foreword-sidecar.base.norms", Value::String(format!("{:016x}", base.norms)));
+    metadata.insert("foreword-sidecar.base.tensors", Value::String(format!("{:016x}", base.tensors)));
+    metadata.insert("foreword-sidecar.draft_layers", Value::Unsigned(1));
+    if let Some(tokens) = draft_tokens {
+        let tokens = tokens.iter().map(|&t| i64::from(t)).collect();
+        metadata.insert("foreword-sidecar.draft_tokens", Value::Integers(tokens));
+    }
+    let mut out = noisy(layer(&all, trunk, n_layers), noise);
+    for l in trunk..n_layers {
+        for part in ["attn_k.weight", "attn_v.weight"] {
+            let name = format!("blk.{l}.{part}");
+            let of = all.iter().find(|t| t.0 == name).expect("keys and values");
+            out.push((name, of.1, of.2.clone(), vec![0; of.3.len()]));
+        }
+    }
+    file(&metadata, &out)
+}
+
+fn layers_of(gguf: &Gguf) -> usize {
+    let architecture = gguf.metadata.str("general.architecture").expect("an architecture");
+    gguf.metadata.u32(&format!("{architecture}.block_count")).expect("layers") as usize
+}
+
+/// The base's first layers and the draft block as a model.
+fn composed(name: &str, trunk: usize, noise: f32) -> Vec<u8> {
+    let (gguf, all) = tensors(name);
+    let mut metadata = Metadata::default();
+    for (key, value) in gguf.metadata.iter() {
+        let count = Value::Unsigned(trunk as u64 + 1);
+        metadata.insert(key, if key.ends_with(".block_count") { count } else { value.clone() });
+    }
+    let deeper = |t: &&Owned| {
+        let layer = t.0.strip_prefix("blk.").and_then(|rest| rest.split('.').next()).and_then(|n| n.parse().ok());
+        layer.is_none_or(|n: usize| n < trunk)
+    };
+    let mut out: Vec<Owned> = all.iter().filter(deeper).cloned().collect();
+    out.extend(noisy(layer(&all, trunk, trunk), noise));
+    file(&metadata, &out)
+}
+
+fn source(bytes: Vec<u8>) -> Vec<Box<dyn Source>> {
+    vec![Box::new(BytesSource(bytes))]
+}
+
+fn options() -> ModelOptions {
+    ModelOptions { context_length: Some(256), cache_type: CacheType::F32, cache_tokens: Some(2048), max_batch: 48 }
+}
+
+fn model(mut sources: Vec<Box<dyn Source>>) -> Model {
+    let load = async {
+        let gguf = Gguf::read(&mut sources).await?;
+        Model::load(&gguf, &mut sources, Box::new(Cpu::new(1)), &options(), &mut |_| {}).await
+    };
+    pollster::block_on(load).expect("a sound model")
+}
+
+fn add(model: &mut Model, bytes: Vec<u8>) -> foreword::Result<bool> {
+    let mut sources = source(bytes);
+    pollster::block_on(async {
+        let gguf = Gguf::read(&mut sources).await?;
+        model.add_sidecar(&gguf, &mut sources).await
+    })
+}
+
+fn random_tokens(r: &mut Random, n: usize) -> Vec<u32> {
+    (0..n).map(|_| 3 + r.below(250) as u32).collect()
+}
+
+/// Reads a text in pieces, by `forward` or through the trunk only.
+fn read(model: &mut Model, seq: SeqId, text: &[u32], piece: usize, trunk_only: bool) {
+    for piece in text.chunks(piece) {
+        let mut batch = Batch::new();
+        batch.push_run(seq, piece, false);
+        match trunk_only {
+            true => pollster::block_on(model.forward_trunk(&batch, &mut Vec::new())).expect("a forward"),
+            false => pollster::block_on(model.forward(&batch, &mut Vec::new())).expect("a forward"),
+        }
+        model.kv_mut().commit_run(seq).expect("a commit");
+    }
+}
+
+/// Logits of the composed model behind a text.
+fn wanted(composed: &mut Model, text: &[u32]) -> Vec<f32> {
+    let seq = composed.kv_mut().new_seq();
+    read(composed, seq, &text[..text.len() - 1], 48, false);
+    let (mut batch, mut logits) = (Batch::new(), Vec::new());
+    batch.push_run(seq, &text[text.len() - 1..], true);
+    pollster::block_on(composed.forward(&batch, &mut logits)).expect("a forward");
+    composed.kv_mut().free(seq);
+    logits
+}
+
+/// Drafts a random tree below `text`, whose last token is not in the cache; checks all its logits and returns it.
+fn check_tree(
+    model: &mut Model,
+    composed: &mut Model,
+    (seq, text): (SeqId, &[u32]),
+    tokens: Option<&[u32]>,
+    r: &mut Random,
+) -> (Batch, Vec<f32>) {
+    let (mut tree, mut streams, mut logits) = (Batch::new(), Vec::new(), Vec::new());
+    let mut paths: Vec<Vec<u32>> = Vec::new();
+    for level in [1, 2, 3, 3] {
+        let first = tree.len();
+        for _ in 0..level {
+            let parent = (first > 0).then(|| r.below(first) as u32);
+            let token = if first == 0 { text[text.len() - 1] } else { 3 + r.below(250) as u32 };
+            tree.push(BatchToken { token, seq, parent, output: true });
+            let mut path = parent.map_or_else(|| text[..text.len() - 1].to_vec(), |p| paths[p as usize].clone());
+            path.push(token);
+            paths.push(path);
+        }
+        let draft = model.draft((&tree, first), Guesser::Sidecar, &mut streams, &mut logits);
+        pollster::block_on(draft).expect("a draft");
+        let width = tokens.map_or(model.config().n_vocab, <[u32]>::len);
+        assert_eq!(logits.len(), level * width);
+        for (got, path) in logits.chunks_exact(width).zip(&paths[first..]) {
+            let all = wanted(composed, path);
+            let wanted: Vec<f32> = tokens.map_or(all.clone(), |t| t.iter().map(|&t| all[t as usize]).collect());
+            assert!(got == wanted, "a proposal behind {} tokens", path.len());
+        }
+    }
+    (tree, streams)
+}
+
+#[test]
+fn proposals_are_those_of_trunk_and_block_as_a_model() {
+    let some: Vec<u32> = (0..264).filter(|t| t % 3 != 1).collect();
+    for (name, trunk) in [("llama", 1), ("gemma3", 3), ("gemma2", 2), ("qwen3", 1)] {
+        for tokens in [None, Some(&some[..])] {
+            let mut r = Random::new(trunk as u64);
+            let mut base = model(vec![open_source(&data(&format!("models/{name}.gguf")))]);
+            add(&mut base, sidecar(name, trunk, 0.05, tokens)).expect("a sidecar");
+            let mut composed = model(source(composed(name, trunk, 0.05)));
+            // Read by the whole model in pieces, and through the trunk.
+            for trunk_only in [false, true] {
+                let mut text = random_tokens(&mut r, 40);
+                let seq = base.kv_mut().new_seq();
+                read(&mut base, seq, &text[..39], 1 + r.below(20), trunk_only);
+                let (mut tree, streams) = check_tree(&mut base, &mut composed, (seq, &text), tokens, &mut r);
+                // A forward that begins behind the trunk, with a leaf that the drafter never ran; its path is kept.
+                let parent = Some(tree.len() as u32 - 1);
+                let leaf = tree.push(BatchToken { token: 9, seq, parent, output: true });
+                let dim = base.config().dim;
+                tree.resume(0, &foreword::batch::Streams { layers: trunk, values: streams }, dim);
+                pollster::block_on(base.forward(&tree, &mut Vec::new())).expect("a forward");
+                let (mut path, mut at) = (vec![leaf], leaf);
+                while let Some(parent) = tree.tokens()[at as usize].parent {
+                    at = parent;
+                    path.insert(0, at);
+                }
+                base.commit(seq, &path).expect("a commit");
+                text.extend(path[1..].iter().map(|&row| tree.tokens()[row as usize].token));
+                text.push(11);
+                check_tree(&mut base, &mut composed, (seq, &text), tokens, &mut r);
+                // Another sequence behind the same beginning, whose last block is shared.
+                let fork = base.kv_mut().fork(seq, text.len() - 1).expect("a fork");
+                *text.last_mut().expect("a token") = 12;
+                check_tree(&mut base, &mut composed, (fork, &text), tokens, &mut r);
+            }
+        }
+    }
+}
+
+fn engine(name: &str, bytes: Vec<u8>) -> Engine {
+    let sources = vec![open_source(&data(&format!("models/{name}.gguf")))];
+    let cpu = Box::new(Cpu::new(1));
+    let mut engine =
+        pollster::block_on(Engine::load(sources, cpu, &options(), || 0.0, &mut |_| {})).expect("a sound model");
+    pollster::block_on(engine.add_sidecar(source(bytes))).expect("a sidecar");
+    engine
+}
+
+fn answers(engine: &mut Engine, requests: &[Request]) -> Vec<(Vec<u32>, Usage)> {
+    let ids: Vec<RequestId> = requests.iter().map(|r| engine.submit(r.clone()).expect("a request")).collect();
+    let mut all: HashMap<RequestId, (Vec<u32>, Usage)> = HashMap::new();
+    let mut events = Vec::new();
+    while !engine.is_idle() {
+        pollster::block_on(engine.step(&mut events)).expect("a step");
+        for event in events.drain(..) {
+            match event {
+                Event::Token(id, token) => all.entry(id).or_default().0.push(token.token),
+                Event::Done(id, done) => all.entry(id).or_default().1 = done.usage,
+                Event::Failed(_, error) => panic!("{error}"),
+            }
+        }
+    }
+    ids.iter().map(|id| all.remove(id).expect("an answer")).collect()
+}
+
+#[test]
+fn answers_are_those_of_plain_decoding_and_a_block_that_is_the_base_guesses_all_of_them() {
+    let mut r = Random::new(3);
+    let shared = random_tokens(&mut r, 70);
+    let requests = |prefill: Prefill, r: &mut Random| -> Vec<Request> {
+        let prompts =
+            (0..6).map(|i| [&shared[..if i % 2 == 0 { 70 } else { 0 }], &random_tokens(r, 70 + 5 * i)].concat());
+        let request = |prompt| Request {
+            prompt,
+            params: Params { temperature: 0.0, ..Params::default() },
+            max_tokens: Some(30),
+            ignore_eos: true,
+            prefill: Some(prefill),
+            ..Request::default()
+        };
+        prompts.map(request).collect()
+    };
+    // Llama's two layers: a trunk of one, and the other one as the block.
+    for (noise, right) in [(0.0, true), (0.3, false)] {
+        for prefill in [Prefill::Exact, Prefill::Progressive] {
+            let requests = requests(prefill, &mut Random::new(9));
+            let mut plain = engine("llama", sidecar("llama", 1, noise, None));
+            let plain = answers(&mut plain, &requests);
+            for shape in
+                [Shape::Constant(vec![1; 4]), Shape::Constant(vec![2, 2, 1]), Shape::Beam { width: 3, depth: 3 }]
+            {
+                let mut engine = engine("llama", sidecar("llama", 1, noise, None));
+                let drafter = Layers::of_sidecar(engine.model()).expect("a draft block");
+                engine.speculate(Box::new(drafter), Mode::Fixed(shape.clone())).expect("a mode");
+                let guessed = answers(&mut engine, &requests);
+                let (mut accepted, mut n) = (0, 0);
+                for (a, b) in plain.iter().zip(&guessed) {
+                    // Predicted words depend on when the exact reading was done.
+                    assert!(prefill == Prefill::Progressive || a.0 == b.0, "{shape:?}: another answer");
+                    accepted += b.1.accepted_tokens;
+                    n += b.1.completion_tokens;
+                }
+                if prefill == Prefill::Exact {
+                    let rounds = shape.depth() as f64 + 1.0;
+                    let most = n as f64 * (1.0 - 1.0 / rounds);
+                    let share = accepted as f64 / most;
+                    assert_eq!(share > 0.9, right, "{shape:?}, noise {noise}: {accepted} of {most} guesses accepted");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn bad_draft_blocks_are_refused() {
+    let mut base = model(vec![open_source(&data("models/llama.gguf"))]);
+    let refused = Layers::of_sidecar(&base).expect_err("no sidecar");
+    assert_eq!(refused.kind(), Kind::InvalidRequest);
+    for tokens in [&[][..], &[5, 4], &[5, 5], &[1, 264]] {
+        let error = add(&mut base, sidecar("llama", 1, 0.0, Some(tokens))).expect_err("bad tokens");
+        assert_eq!(error.kind(), Kind::BadFile, "{error}");
+    }
+    let good = sidecar("llama", 1, 0.0, None);
+    for n in [good.len() / 2, good.len() - 1] {
+        assert_eq!(add(&mut base, good[..n].to_vec()).expect_err("truncated").kind(), Kind::BadFile);
+    }
+    // A block of another width: that of another family.
+    let other = sidecar("gemma3", 1, 0.0, None);
+    assert_eq!(add(&mut base, other).expect_err("another base").kind(), Kind::InvalidRequest);
+    assert!(Layers::of_sidecar(&base).is_err(), "the model is as before");
+    add(&mut base, good).expect("a sidecar");
+    assert!(Layers::of_sidecar(&base).is_ok());
+}
