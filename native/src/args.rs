@@ -289,7 +289,8 @@ pub(crate) struct SpeculateArgs {
     /// Most prompts, taken from all categories alike
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
-    /// What guesses: ngram (the text itself), layers:K (the model's first layers), sidecar (its draft block), or a MODEL with the same vocabulary
+    /// What guesses: ngram (the text itself), layers:K (the model's first layers), sidecar (its draft block), or a MODEL
+    /// with the same vocabulary
     #[arg(long, default_value = "ngram", value_name = "D")]
     pub(crate) draft: String,
     /// Only these methods, by commas
@@ -378,7 +379,8 @@ pub(crate) struct GuessArgs {
     /// rsd-c, chain or independent
     #[arg(long, default_value = "off", value_name = "HOW")]
     pub(crate) speculate: String,
-    /// What guesses: ngram (the text itself), layers:K (the model's first layers), sidecar (its draft block), or a MODEL with the same vocabulary
+    /// What guesses: ngram (the text itself), layers:K (the model's first layers), sidecar (its draft block), or a MODEL
+    /// with the same vocabulary
     #[arg(long, default_value = "ngram", value_name = "D")]
     pub(crate) draft: String,
 }

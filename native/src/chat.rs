@@ -50,8 +50,8 @@ struct Chat<'a> {
 impl<'a> Chat<'a> {
     fn new(args: &'a ChatArgs) -> Result<Self> {
         let mut engine = load::engine(&args.model, &args.load)?;
-        load::speculate(&mut engine, &args.guess, &args.load)?;
         load::prefill(&mut engine, &args.model, &args.early)?;
+        load::speculate(&mut engine, &args.model, &args.guess, &args.load)?;
         let template = load::chat_template(&engine)?;
         let interrupted = Arc::new(AtomicBool::new(false));
         let flag = interrupted.clone();

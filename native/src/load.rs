@@ -74,12 +74,12 @@ pub(crate) fn engine(model: &str, args: &LoadArgs) -> Result<Engine> {
 }
 
 /// Sets up guessing.
-pub(crate) fn speculate(engine: &mut Engine, args: &GuessArgs, load: &LoadArgs) -> Result<()> {
+pub(crate) fn speculate(engine: &mut Engine, model: &str, args: &GuessArgs, load: &LoadArgs) -> Result<()> {
     if args.speculate == "off" {
         return Ok(());
     }
     let mode = args.speculate.parse()?;
-    let drafter = drafter(engine, &args.draft, load)?;
+    let drafter = drafter(engine, model, &args.draft, load)?;
     engine.speculate(drafter, mode)
 }
 
@@ -117,11 +117,14 @@ pub(crate) fn add_sidecar(engine: &mut Engine, path: &Path) -> Result<()> {
 }
 
 /// The drafter of a name: `ngram`, `layers:K`, `sidecar` or a model.
-pub(crate) fn drafter(engine: &Engine, name: &str, load: &LoadArgs) -> Result<Box<dyn Drafter>> {
+pub(crate) fn drafter(engine: &mut Engine, model: &str, name: &str, load: &LoadArgs) -> Result<Box<dyn Drafter>> {
     if name == "ngram" {
         return Ok(Box::new(Ngram));
     }
     if name == "sidecar" {
+        if engine.model().trunk().is_none() {
+            need_sidecar(engine, model, None)?;
+        }
         return Ok(Box::new(Layers::of_sidecar(engine.model())?));
     }
     if let Some(n) = name.strip_prefix("layers:") {

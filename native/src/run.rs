@@ -11,8 +11,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let text = if args.prompt == "-" { read_stdin()? } else { args.prompt.clone() };
     let started = load::clock();
     let mut engine = load::engine(&args.model, &args.load)?;
-    load::speculate(&mut engine, &args.guess, &args.load)?;
     load::prefill(&mut engine, &args.model, &args.early)?;
+    load::speculate(&mut engine, &args.model, &args.guess, &args.load)?;
     let load_ms = load::clock() - started;
     let prompt = if args.raw { engine.prompt(&text, false) } else { chat_prompt(&engine, &args.system, &text)? };
     let request = Request {

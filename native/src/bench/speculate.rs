@@ -42,7 +42,7 @@ struct Tally {
 pub(crate) fn speculate(args: &SpeculateArgs) -> Result<()> {
     let (prompts, ways) = (prompts(&args.dataset, args.limit)?, ways(args)?);
     let mut engine = load::engine(&args.model, &args.load)?;
-    let drafter = load::drafter(&engine, &args.draft, &args.load)?;
+    let drafter = load::drafter(&mut engine, &args.model, &args.draft, &args.load)?;
     let mut speculation = Some(Speculation::new(drafter, Mode::Auto, engine.model().max_batch(), load::clock)?);
     // By category: plain decoding, then the ways.
     let mut categories: Vec<(String, Vec<Tally>)> = Vec::new();
