@@ -272,6 +272,38 @@ fn measure(place: &mut Place, forms: &[Form]) -> serde_json::Map<String, serde_j
     found
 }
 
+/// Prints the time of a forward of 1 to 16 rows behind 256 tokens, logits of all rows, in milliseconds: medians of 25.
+#[test]
+#[ignore = "measures time; its figures are in docs/speculation"]
+fn cost_of_rows() {
+    let path = model_path(SMOLLM2);
+    let mut model = common::load(&path, &common::exact_options(1024), Cpu::new(2));
+    let seq = model.kv_mut().new_seq();
+    let mut batch = Batch::new();
+    batch.push_run(seq, &(1000..1256).collect::<Vec<u32>>(), false);
+    let mut logits = Vec::new();
+    pollster::block_on(model.forward(&batch, &mut logits)).expect("a forward");
+    model.kv_mut().commit_run(seq).expect("room");
+    let mut times = vec![Vec::new(); 16];
+    // In turn, so that a machine whose speed drifts treats all sizes alike.
+    for _ in 0..25 {
+        for (i, times) in times.iter_mut().enumerate() {
+            batch.clear();
+            for row in 0..=i as u32 {
+                let parent = row.checked_sub(1);
+                batch.push(BatchToken { token: 2000 + row, seq, parent, output: true });
+            }
+            let began = std::time::Instant::now();
+            pollster::block_on(model.forward(&batch, &mut logits)).expect("a forward");
+            times.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    for (i, times) in times.iter_mut().enumerate() {
+        times.sort_by(f64::total_cmp);
+        println!("{}", serde_json::json!({"rows": i + 1, "ms": times[12]}));
+    }
+}
+
 /// Prints a line of JSON for every place. `FOREWORD_PROMPTS` is a file as `bench speculate --dataset` takes it, with
 /// `turns`; `FOREWORD_LAYERS` and `FOREWORD_TEMPERATURE` are the drafter's layers and the temperature.
 #[test]

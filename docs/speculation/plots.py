@@ -4,7 +4,7 @@
     foreword bench speculate ... --json > docs/speculation/NAME.json     (see the page for the command lines)
     python3 docs/speculation/plots.py
 
-writes tree.svg, and speed.svg and efficiency.svg from auto.json and layers-T.json beside it.
+writes tree.svg, and from the files beside it speed.svg (auto.json), efficiency.svg (order.json) and cost.svg (cost.json).
 """
 import json
 import math
@@ -81,40 +81,50 @@ def speed(report):
     svg("speed.svg", 660, height, parts)
 
 
-def efficiency(reports):
-    """Tokens a target forward against the budget, a panel a temperature."""
+def efficiency(report):
+    """Expected tokens a round against the budget, with 95 % confidence, a panel a temperature."""
     parts, width, height = [], 240, 220
-    for column, (temperature, report) in enumerate(reports):
-        x0, y0 = 50 + column * width, 30
-        rows = [r for r in report["rows"] if r["depth"] is None and r["method"] in COLOURS]
-        budgets = sorted({round(r["budget"]) for r in rows})
-        mean = {}
-        for method in COLOURS:
-            for b in budgets:
-                mine = [r for r in rows if r["method"] == method and round(r["budget"]) == b]
-                forwards = sum(r["target_forwards"] for r in mine)
-                if forwards:
-                    mean[method, b] = sum(r["tokens"] for r in mine) / forwards
-        low, high = 1.0, math.ceil(max(mean.values()) * 2) / 2
-        at_x = lambda b: x0 + (b - budgets[0]) / (budgets[-1] - budgets[0]) * (width - 70)
-        at_y = lambda v: y0 + (high - v) / (high - low) * (height - 70)
+    rows = [r for r in report["means"] if r["budget"].isdigit()]
+    budgets = sorted({int(r["budget"]) for r in rows})
+    low, high = 1.25, math.ceil(max(r["mean"] + r["confidence"] for r in rows) * 4) / 4
+    at_y = lambda v: 30 + (high - v) / (high - low) * (height - 70)
+    for column, temperature in enumerate(sorted({r["temperature"] for r in rows})):
+        x0 = 50 + column * width
+        at_x = lambda b: x0 + 8 + (b - budgets[0]) / (budgets[-1] - budgets[0]) * (width - 86)
         parts.append(text(x0 + (width - 70) / 2, 18, f"temperature {temperature}"))
-        for i in range(int((high - low) * 2) + 1):
-            v = low + i / 2
+        for i in range(round((high - low) * 4) + 1):
+            v = low + i / 4
             parts += [line(x0, at_y(v), x0 + width - 70, at_y(v), "#ddd"), text(x0 - 6, at_y(v) + 4, f"{v:g}", GREY, "end")]
-        parts += [text(at_x(b), y0 + height - 52, str(b), GREY) for b in budgets]
-        for method, colour in COLOURS.items():
-            points = [(at_x(b), at_y(mean[method, b])) for b in budgets if (method, b) in mean]
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts += [text(at_x(b), height - 22, str(b), GREY) for b in budgets]
+        for k, (method, colour) in enumerate(COLOURS.items()):
+            mine = sorted((int(r["budget"]), r["mean"], r["confidence"]) for r in rows if (r["temperature"], r["method"]) == (temperature, method))
+            points = [(at_x(b) + 2 * k - 3, at_y(m), at_y(m - c), at_y(m + c)) for b, m, c in mine]
+            parts += [line(x, under, x, over, colour) for x, _, under, over in points]
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in points)
             parts.append(f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-width='2'/>")
     for i, (method, colour) in enumerate(COLOURS.items()):
         parts += [line(60 + i * 130, height - 2, 85 + i * 130, height - 2, colour, 3), text(92 + i * 130, height + 2, method, INK, "start")]
-    svg("efficiency.svg", 50 + width * len(reports), height + 12, parts)
+    svg("efficiency.svg", 50 + width * 3, height + 12, parts)
+
+
+def cost(rows):
+    """Time of a forward against its rows, relative to one row."""
+    at_x, at_y = (lambda n: 50 + (n - 1) * 26), (lambda c: 200 - (c - 1) * 80)
+    parts = [line(50, at_y(v), 440, at_y(v), "#ddd") for v in (1, 1.5, 2, 2.5, 3)]
+    parts += [text(44, at_y(v) + 4, f"{v:g} x", GREY, "end") for v in (1, 1.5, 2, 2.5, 3)]
+    parts += [text(at_x(n), 220, str(n), GREY) for n in (1, 2, 4, 6, 8, 10, 12, 14, 16)]
+    path = " ".join(f"{at_x(r['rows']):.1f},{at_y(r['cost']):.1f}" for r in rows)
+    parts.append(f"<polyline points='{path}' fill='none' stroke='#1b6ca8' stroke-width='2'/>")
+    parts += [f"<circle cx='{at_x(r['rows'])}' cy='{at_y(r['cost']):.1f}' r='3' fill='#1b6ca8'/>" for r in rows]
+    parts.append(text(245, 240, "tokens in a forward"))
+    svg("cost.svg", 470, 250, parts)
 
 
 if __name__ == "__main__":
     tree()
     if auto := load("auto.json"):
         speed(auto)
-    if found := [(t, r) for t in ("0.3", "0.6", "1.0") if (r := load(f"layers-{t}.json"))]:
-        efficiency(found)
+    if order := load("order.json"):
+        efficiency(order)
+    if rows := load("cost.json"):
+        cost(rows)
