@@ -60,21 +60,36 @@ export function inWorkers(page, code) {
   }, code);
 }
 
-/** Memory that only the processes of this test's browsers have, in bytes (Linux). */
-export function browserMemory() {
-  const processes = fs.readdirSync('/proc').filter((name) => /^\d+$/.test(name)).flatMap((pid) => {
+/** What the processes of this test's browsers have (Linux): memory that only they have, in bytes, and threads of workers. */
+export function browserUsage() {
+  const read = (path) => {
     try {
-      const status = fs.readFileSync(`/proc/${pid}/status`, 'utf8');
-      const number = (key) => Number(new RegExp(`^${key}:\\s+(\\d+)`, 'm').exec(status)?.[1] ?? 0);
-      return [{ pid: Number(pid), parent: number('PPid'), bytes: number('RssAnon') * 1024 }];
+      return fs.readFileSync(path, 'utf8');
     } catch {
-      return []; // It ended meanwhile.
+      return ''; // It ended meanwhile.
     }
+  };
+  const processes = fs.readdirSync('/proc').filter((name) => /^\d+$/.test(name)).map((pid) => {
+    const status = read(`/proc/${pid}/status`);
+    const number = (key) => Number(new RegExp(`^${key}:\\s+(\\d+)`, 'm').exec(status)?.[1] ?? 0);
+    return { pid: Number(pid), parent: number('PPid'), bytes: number('RssAnon') * 1024 };
   });
   const ours = new Set([process.pid]);
   for (let before = 0; before < ours.size; ) {
     before = ours.size;
     for (const { pid, parent } of processes) if (ours.has(parent)) ours.add(pid);
   }
-  return processes.filter(({ pid }) => pid !== process.pid && ours.has(pid)).reduce((sum, p) => sum + p.bytes, 0);
+  ours.delete(process.pid);
+  const threads = (pid) => {
+    try {
+      return fs.readdirSync(`/proc/${pid}/task`);
+    } catch {
+      return [];
+    }
+  };
+  const isWorker = (pid, thread) => read(`/proc/${pid}/task/${thread}/comm`).startsWith('DedicatedWorker');
+  return {
+    bytes: processes.filter(({ pid }) => ours.has(pid)).reduce((sum, { bytes }) => sum + bytes, 0),
+    workers: [...ours].reduce((sum, pid) => sum + threads(pid).filter((thread) => isWorker(pid, thread)).length, 0),
+  };
 }
