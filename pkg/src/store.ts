@@ -142,6 +142,9 @@ function readsOf(handle: SyncHandle): Reader['read'] {
   };
 }
 
+/** Files that are being opened. Chromium never answers when the file's handle is collected as garbage meanwhile. */
+const opening = new Set<FileSystemFileHandle>();
+
 class OpfsStore implements Store {
   readonly #folder: FileSystemDirectoryHandle;
 
@@ -232,8 +235,13 @@ class OpfsStore implements Store {
     return this.#folder.getFileHandle(name).catch(() => undefined);
   }
 
-  #open(file: FileSystemFileHandle, mode = 'readwrite'): Promise<SyncHandle> {
-    const open = (file as unknown as { createSyncAccessHandle(options?: { mode: string }): Promise<SyncHandle> });
-    return open.createSyncAccessHandle({ mode });
+  async #open(file: FileSystemFileHandle, mode = 'readwrite'): Promise<SyncHandle> {
+    const able = file as unknown as { createSyncAccessHandle(options?: { mode: string }): Promise<SyncHandle> };
+    opening.add(file);
+    try {
+      return await able.createSyncAccessHandle({ mode });
+    } finally {
+      opening.delete(file);
+    }
   }
 }

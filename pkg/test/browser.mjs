@@ -12,15 +12,21 @@ export function launch(options = {}) {
   return chromium.launch({ executablePath, args: ['--headless=new', '--no-sandbox', ...QUIET], ...options });
 }
 
+/** What takes longer hangs: slow machines need a minute or two. */
+const PATIENCE_MS = 300_000;
+
 /** A page in a fresh profile; what `job` throws in it arrives here as `{code, message}`. */
 export async function withPage(browser, url, job, context) {
   const fresh = context ?? (await browser.newContext());
   const page = await fresh.newPage();
   page.setDefaultTimeout(120_000);
+  let timer;
+  const late = new Promise((_, reject) => (timer = setTimeout(reject, PATIENCE_MS, new Error(`not done after ${PATIENCE_MS / 1000} s`))));
   try {
     await page.goto(url);
-    return await job(page, fresh);
+    return await Promise.race([job(page, fresh), late]);
   } finally {
+    clearTimeout(timer);
     await (context ? page.close() : fresh.close());
   }
 }

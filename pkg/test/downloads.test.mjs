@@ -66,6 +66,28 @@ test('a download goes on after the tab was closed', async () => {
   await context.close();
 });
 
+on('files open while garbage is collected', async (page) => {
+  // Chromium forgets the opening of a file whose handle nobody holds.
+  await inWorkers(page, `
+    const { createSyncAccessHandle } = FileSystemFileHandle.prototype;
+    FileSystemFileHandle.prototype.createSyncAccessHandle = function (options) {
+      const opened = createSyncAccessHandle.call(this, options);
+      queueMicrotask(() => { for (let i = 0; i < 20; i++) self.garbage = [new ArrayBuffer(4 << 20), Array.from({ length: 20_000 }, (_, k) => ({ k }))]; });
+      return opened;
+    };`);
+  await page.reload();
+  const cached = await inPage(page, async (Foreword) => {
+    const cached = [];
+    for (let i = 0; i < 4; i++) {
+      const model = await Foreword.load('/smol.gguf?garbage', { contextLength: 256 });
+      cached.push(model.info.cached);
+      await model.dispose();
+    }
+    return cached;
+  });
+  assert.deepEqual(cached, [false, true, true, true], cached.message);
+});
+
 on('too little room is found before the download', async (page) => {
   await inWorkers(page, 'navigator.storage.estimate = async () => ({ quota: 1e9, usage: 2e8 })');
   await page.reload();
