@@ -113,8 +113,9 @@ function startHelper(module: WebAssembly.Module, memory: WebAssembly.Memory) {
     () => new Worker(new URL('./thread.js', import.meta.url), { type: 'module', name: 'foreword-thread' }),
   );
   return new Promise<typeof worker>((resolve, reject) => {
-    worker.onFailure((message) => reject(new ForewordError('internal', `A thread could not be started: ${message}`)));
-    worker.receive(() => resolve(worker));
+    const failed = (message: string) => reject(new ForewordError('internal', `A thread could not be started: ${message}. Close other tabs, or take fewer threads.`));
+    worker.onFailure(failed);
+    worker.receive(({ failure }: { failure?: string }) => (failure ? failed(failure) : resolve(worker)));
     worker.post({ module, memory });
   });
 }

@@ -5,6 +5,9 @@ import { ownPort } from './platform.js';
 const port = ownPort();
 port.receive(async (message: { module: WebAssembly.Module; memory: WebAssembly.Memory } | { address: number }) => {
   if ('address' in message) return worker_main(message.address);
-  await init({ module_or_path: message.module, memory: message.memory });
-  port.post('ready');
+  const started = init({ module_or_path: message.module, memory: message.memory });
+  await started.then(
+    () => port.post({ ready: true }),
+    (error) => port.post({ failure: `${error}` }),
+  );
 });

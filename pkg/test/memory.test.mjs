@@ -45,3 +45,17 @@ withMemory('where memory ends while a model loads, a shorter context helps, as t
   assert.deepEqual([r.name, r.code, r.after], ['ForewordError', 'out_of_memory', 2], r.message);
   assert.match(r.message, /shorter context/);
 });
+
+test('a thread that does not start is an error', () =>
+  withPage(browser, server.url, async (page) => {
+    await inWorkers(page, `
+      const { postMessage } = Worker.prototype;
+      const memory = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true });
+      Worker.prototype.postMessage = function (message, ...rest) { postMessage.call(this, message.memory ? { ...message, memory } : message, ...rest); };`);
+    await page.reload();
+    const load = (threads) => inPage(page, async (Foreword, { threads }) => (await Foreword.load('/smol.gguf', { cache: false, threads, contextLength: 256 })).info.threads, { threads });
+    const failed = await load(2);
+    assert.equal(failed.code, 'internal', failed.message);
+    assert.match(failed.message, /thread could not be started: .+ take fewer threads/);
+    assert.equal(await load(1), 1);
+  }));
