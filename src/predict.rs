@@ -13,13 +13,18 @@
 
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 /// First tokens of a text that go through all layers.
 pub const SINKS: usize = 4;
 
-/// Last tokens of a prompt that go through all layers at once.
-pub const TAIL: usize = 32;
+/// Last tokens of a prompt that go through all layers at once: an eighth of those to read, between these.
+pub const TAIL: RangeInclusive<usize> = 32..=64;
+
+/// Length of the tail of `n` tokens.
+pub fn tail(n: usize) -> usize {
+    (n / 8).clamp(*TAIL.start(), *TAIL.end())
+}
 
 /// Tokens to read from which on predicting is worth its parts: with fewer, tail and sinks are most of it.
 pub const LEAST: usize = 128;
@@ -107,7 +112,7 @@ impl Reading {
     pub fn ends(&self) -> [Range<usize>; 2] {
         let Range { start, end } = self.tokens;
         let sinks = start..SINKS.clamp(start, end);
-        let tail = end.saturating_sub(TAIL).max(sinks.end)..end;
+        let tail = end.saturating_sub(tail(end - start)).max(sinks.end)..end;
         [sinks, tail]
     }
 

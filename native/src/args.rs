@@ -353,6 +353,9 @@ pub(crate) struct KvPredictionArgs {
     /// What predicts (several times); by default the sidecar beside the model, or in models/
     #[arg(long, value_name = "FILE")]
     pub(crate) sidecar: Vec<PathBuf>,
+    /// An auxiliary model with maps of its cache (several times), as in the paper; train/auxiliary.py makes them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) auxiliary: Vec<PathBuf>,
     /// One JSON object on standard output
     #[arg(long)]
     pub(crate) json: bool,

@@ -2,17 +2,19 @@
 //!
 //! Behind each context of a text, the next tokens are scored: their negative log-likelihood, and how often the most probable
 //! token is the one after exact reading. Multiple-choice questions come behind solved ones; the choice with the likeliest
-//! tokens counts.
+//! tokens counts. Predictions are compared with prunings of the context to the same operations.
+
+mod auxiliary;
+mod context;
 
 use crate::args::{EvalCommand, KvPredictionArgs};
 use crate::{load, store, term};
-use foreword::batch::{Batch, BatchToken, SeqId};
+use auxiliary::Auxiliary;
+use context::{Kept, Models, NEAR, Way, behind};
 use foreword::engine::Engine;
-use foreword::kv::Again;
 use foreword::model::Model;
-use foreword::predict::{Reading, SINKS, TAIL, share};
+use foreword::predict::{SINKS, share, tail};
 use foreword::{Error, Result};
-use pollster::block_on;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -23,13 +25,17 @@ pub(crate) fn eval(command: &EvalCommand) -> Result<()> {
     }
 }
 
-/// How a context is read.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
-    Exact,
-    Predicted,
-    /// Only the first [`SINKS`] and so many last tokens.
-    Pruned(usize),
+/// Shortest and longest tail of the comparisons; between them comes that of the run time.
+const TAILS: [usize; 2] = [NEAR, 96];
+
+/// What is compared.
+struct Candidate {
+    name: String,
+    way: Way,
+    /// Work of reading the context, as a share of exact reading's.
+    cost: f64,
+    /// Sidecar or auxiliary.
+    file: Option<PathBuf>,
 }
 
 /// Sums over everything scored one way.
@@ -53,10 +59,10 @@ struct Question {
 }
 
 fn kv_prediction(args: &KvPredictionArgs) -> Result<()> {
-    if args.context_tokens < 2 * TAIL || args.scored == 0 || !(0.0..1.0).contains(&args.skip) {
+    let least = SINKS + TAILS[1];
+    if args.context_tokens < least || args.scored == 0 || !(0.0..1.0).contains(&args.skip) {
         return Err(Error::invalid_request(format!(
-            "--context-tokens must be at least {}, --scored at least 1, and --skip from 0 to 1",
-            2 * TAIL
+            "--context-tokens must be at least {least}, --scored at least 1, and --skip from 0 to 1"
         )));
     }
     let sidecars = match &args.sidecar[..] {
@@ -73,38 +79,96 @@ fn kv_prediction(args: &KvPredictionArgs) -> Result<()> {
     let questions = args.trivia.as_deref().map(read_questions).transpose()?.unwrap_or_default();
     let n = args.context_tokens;
     let reference = references(engine.model_mut(), &windows, n)?;
-    let mut rows = Vec::new();
-    let mut ways = vec![("exact".to_string(), 1.0, Way::Exact, None)];
+    let mut candidates = vec![Candidate { name: "exact".into(), way: Way::Exact, cost: 1.0, file: None }];
     for path in &sidecars {
         load::add_sidecar(&mut engine, path)?;
-        let model = engine.model();
-        let (trunk, layers) = (model.trunk().unwrap_or(0), model.config().layers.len());
-        let ends = (SINKS + TAIL) as f64 / n as f64 * (1.0 - trunk as f64 / layers as f64);
-        let cost = share(model.config(), trunk) + ends;
-        let name = path.file_name().map(|f| f.to_string_lossy().into_owned()).unwrap_or_default();
-        ways.push((format!("predicted, trunk of {trunk} ({name})"), cost, Way::Predicted, Some(path.clone())));
-        let same = (n as f64 * cost) as usize - SINKS;
-        ways.push((format!("pruned to first {SINKS}, last {same}"), cost, Way::Pruned(same), None));
+        predictions(engine.model(), path, n, &mut candidates);
     }
-    let none = (SINKS + TAIL) as f64 / n as f64;
-    ways.push((format!("no context but first {SINKS}, last {TAIL}"), none, Way::Pruned(TAIL), None));
-    for (name, cost, way, sidecar) in ways {
-        if let Some(path) = &sidecar {
-            load::add_sidecar(&mut engine, path)?;
-        }
+    let mut rows = Vec::new();
+    let mut judge = |engine: &mut Engine, mut auxiliary: Option<&mut Auxiliary>, candidate: &Candidate| -> Result<()> {
         let mut tally = Tally::default();
         for (window, reference) in windows.iter().zip(&reference) {
-            score(engine.model_mut(), way, window.split_at(n), reference, &mut tally)?;
+            let models = Models { base: engine.model_mut(), auxiliary: auxiliary.as_deref_mut() };
+            score(models, candidate.way, window.split_at(n), reference, &mut tally)?;
         }
-        ask(&mut engine, way, &questions, args.questions, &mut tally)?;
-        rows.push(row(&name, cost, &sidecar, &tally));
+        ask((engine, auxiliary), candidate.way, &questions, args.questions, &mut tally)?;
+        rows.push(row(candidate, &tally));
+        Ok(())
+    };
+    for candidate in &candidates {
+        if let Some(path) = &candidate.file {
+            load::add_sidecar(&mut engine, path)?;
+        }
+        judge(&mut engine, None, candidate)?;
+    }
+    for path in &args.auxiliary {
+        let mut auxiliary = Auxiliary::load(path, engine.model().config(), &load_args)?;
+        for candidate in with_auxiliary(engine.model(), &auxiliary, path, n) {
+            judge(&mut engine, Some(&mut auxiliary), &candidate)?;
+        }
     }
     let report = json!({"model": args.model, "context_tokens": n, "scored": args.scored, "rows": rows});
-    if args.json {
-        return term::print_json(&report);
+    if args.json { term::print_json(&report) } else { table(&rows) }
+}
+
+/// A sidecar's predictions with tails of several lengths, and prunings to the same operations.
+fn predictions(model: &Model, path: &Path, n: usize, all: &mut Vec<Candidate>) {
+    let (trunk, layers) = (model.trunk().unwrap_or(0), model.config().layers.len());
+    let depth = trunk as f64 / layers as f64;
+    let mut tails = vec![TAILS[0], tail(n), TAILS[1]];
+    tails.dedup();
+    for tail in tails {
+        let cost = share(model.config(), trunk) + (SINKS + tail) as f64 / n as f64 * (1.0 - depth);
+        let name = format!("predicted, trunk of {trunk}, last {tail} exactly ({})", file_name(path));
+        all.push(Candidate { name, way: Way::Predicted(tail), cost, file: Some(path.to_path_buf()) });
+        let mut pruned = |name: String, kept: Kept, n: usize| {
+            if n >= NEAR && !all.iter().any(|c| c.name == name) {
+                all.push(Candidate { name, way: Way::Pruned(kept, n), cost, file: None });
+            }
+        };
+        let same = (n as f64 * cost) as usize - SINKS;
+        pruned(format!("pruned to first {SINKS}, last {same}"), Kept::Last, same);
+        pruned(format!("pruned to first {SINKS}, last {NEAR}, {} at random", same - NEAR), Kept::Random, same);
+        // All tokens go through the layers that choose, the chosen ones through the rest.
+        let chosen = ((cost - depth) / (1.0 - depth) * n as f64) as usize - SINKS;
+        let name = format!(
+            "pruned to first {SINKS}, last {NEAR}, {} by attention in {trunk} layers",
+            chosen.saturating_sub(NEAR)
+        );
+        pruned(name, Kept::Attended(trunk), chosen);
     }
+    let name = format!("no context but first {SINKS}, last {NEAR}");
+    if !all.iter().any(|c| c.name == name) {
+        let cost = (SINKS + NEAR) as f64 / n as f64;
+        all.push(Candidate { name, way: Way::Pruned(Kept::Last, NEAR), cost, file: None });
+    }
+}
+
+/// The paper's form, with and without exact ends, and its auxiliary alone.
+fn with_auxiliary(model: &Model, auxiliary: &Auxiliary, path: &Path, n: usize) -> [Candidate; 3] {
+    let (share, own) = (auxiliary.share(model.config()), auxiliary.model.config().layers.len());
+    let ends = |tokens: usize| tokens as f64 / n as f64;
+    let alone = own as f64 / model.config().layers.len() as f64;
+    let of = format!("of {own} layers ({})", file_name(path));
+    [
+        (format!("auxiliary {of}, maps of its cache"), Way::Auxiliary(0, 1), share + ends(1)),
+        (
+            format!("auxiliary {of}, maps of its cache, first {SINKS} and last {NEAR} exactly"),
+            Way::Auxiliary(SINKS, NEAR),
+            share + ends(SINKS + NEAR),
+        ),
+        (format!("alone: auxiliary {of}"), Way::Alone, alone),
+    ]
+    .map(|(name, way, cost)| Candidate { name, way, cost, file: Some(path.to_path_buf()) })
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|f| f.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn table(rows: &[Value]) -> Result<()> {
     term::print("share of exact    nats    agreement   first word    trivia    way\n")?;
-    for row in &rows {
+    for row in rows {
         let number = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
         term::print(&format!(
             "{:>14.2} {:>7.3} {:>12.3} {:>12.3} {:>9.3}    {}\n",
@@ -119,12 +183,12 @@ fn kv_prediction(args: &KvPredictionArgs) -> Result<()> {
     Ok(())
 }
 
-fn row(name: &str, cost: f64, sidecar: &Option<PathBuf>, t: &Tally) -> Value {
+fn row(candidate: &Candidate, t: &Tally) -> Value {
     let rate = |n: usize, all: usize| (all > 0).then(|| n as f64 / all as f64);
     json!({
-        "way": name,
-        "sidecar": sidecar,
-        "operations": cost,
+        "way": candidate.name,
+        "file": candidate.file,
+        "operations": candidate.cost,
         "nll": (t.scored > 0).then(|| t.nll / t.scored as f64),
         "agreement": rate(t.agreed, t.scored),
         "first_word": rate(t.first_agreed, t.contexts),
@@ -167,7 +231,8 @@ fn read_questions(path: &Path) -> Result<Vec<Question>> {
 fn references(model: &mut Model, windows: &[Vec<u32>], n: usize) -> Result<Vec<Vec<usize>>> {
     let mut all = Vec::new();
     for window in windows {
-        let (seq, first) = read_context(model, Way::Exact, &window[..n])?;
+        let mut models = Models { base: &mut *model, auxiliary: None };
+        let (seq, first) = models.read(Way::Exact, &window[..n])?;
         let n_vocab = model.config().n_vocab;
         let logits = behind(model, seq, first, &window[n..])?;
         model.kv_mut().free(seq);
@@ -178,13 +243,14 @@ fn references(model: &mut Model, windows: &[Vec<u32>], n: usize) -> Result<Vec<V
 
 /// Scores what follows a context.
 fn score(
-    model: &mut Model,
+    mut models: Models<'_>,
     way: Way,
     (context, next): (&[u32], &[u32]),
     reference: &[usize],
     tally: &mut Tally,
 ) -> Result<()> {
-    let (seq, first) = read_context(model, way, context)?;
+    let (seq, first) = models.read(way, context)?;
+    let model = models.answering(way);
     let n_vocab = model.config().n_vocab;
     let logits = behind(model, seq, first, next)?;
     model.kv_mut().free(seq);
@@ -199,76 +265,26 @@ fn score(
     Ok(())
 }
 
-/// Reads a context; returns its sequence and the logits behind its last token.
-fn read_context(model: &mut Model, way: Way, context: &[u32]) -> Result<(SeqId, Vec<f32>)> {
-    let seq = model.kv_mut().new_seq();
-    let mut logits = Vec::new();
-    match way {
-        Way::Pruned(last) if context.len() > SINKS + last => {
-            let kept = [&context[..SINKS], &context[context.len() - last..]].concat();
-            append(model, seq, &kept, false, &mut logits)?;
-        }
-        Way::Exact | Way::Pruned(_) => append(model, seq, context, false, &mut logits)?,
-        Way::Predicted => {
-            let mut reading = Reading::new(false, 0..context.len());
-            let (mut batch, mut streams) = (Batch::new(), Vec::new());
-            for chunk in context.chunks(model.max_batch()) {
-                batch.clear();
-                batch.push_run(seq, chunk, false);
-                block_on(model.forward_trunk(&batch, &mut streams))?;
-                model.kv_mut().commit_run(seq)?;
-                reading.streams.extend_from_slice(&streams);
-            }
-            let ends = reading.ends();
-            let dim = model.config().dim;
-            let streams = ends.clone().map(|run| reading.streams(run, dim)).concat();
-            let [sinks, tail] = ends.map(|run| Again { seq, first: run.start, tokens: &context[run], output: true });
-            let again = [Again { output: false, ..sinks }, tail];
-            block_on(model.forward_again(&again, Some(&streams), &mut logits))?;
-        }
-    }
-    Ok((seq, logits))
-}
-
-/// Logits `[next, n_vocab]` that each of `next` was to be chosen from; `first` are the first ones.
-fn behind(model: &mut Model, seq: SeqId, mut first: Vec<f32>, next: &[u32]) -> Result<Vec<f32>> {
-    let mut logits = Vec::new();
-    for chunk in next[..next.len() - 1].chunks(model.max_batch()) {
-        append(model, seq, chunk, true, &mut logits)?;
-        first.extend_from_slice(&logits);
-    }
-    Ok(first)
-}
-
-/// Appends tokens; gives the logits of all, or of the last one.
-fn append(model: &mut Model, seq: SeqId, tokens: &[u32], all: bool, logits: &mut Vec<f32>) -> Result<()> {
-    let mut batch = Batch::new();
-    let step = model.max_batch();
-    for (c, chunk) in tokens.chunks(step).enumerate() {
-        batch.clear();
-        for (i, &token) in chunk.iter().enumerate() {
-            let output = all || c * step + i + 1 == tokens.len();
-            batch.push(BatchToken { token, seq, parent: i.checked_sub(1).map(|p| p as u32), output });
-        }
-        block_on(model.forward(&batch, logits))?;
-        model.kv_mut().commit_run(seq)?;
-    }
-    Ok(())
-}
-
 /// Solved questions in front of each question.
 const SOLVED: usize = 8;
 
 /// Asks questions behind solved ones.
-fn ask(engine: &mut Engine, way: Way, questions: &[Question], n: usize, tally: &mut Tally) -> Result<()> {
+fn ask(
+    (engine, mut auxiliary): (&mut Engine, Option<&mut Auxiliary>),
+    way: Way,
+    questions: &[Question],
+    n: usize,
+    tally: &mut Tally,
+) -> Result<()> {
     let text = |q: &Question| format!("Question: {}\nAnswer:", q.question);
     let solved: String = questions.iter().take(SOLVED).map(|q| format!("{} {}\n\n", text(q), q.answer)).collect();
     let n_vocab = engine.model().config().n_vocab;
     for q in questions.iter().skip(SOLVED).take(n) {
         let prompt = engine.prompt(&format!("{solved}{}", text(q)), false);
         let choices: Vec<_> = q.choices.iter().map(|c| engine.tokenizer().encode(&format!(" {c}"), false)).collect();
-        let model = engine.model_mut();
-        let (seq, first) = read_context(model, way, &prompt)?;
+        let mut models = Models { base: engine.model_mut(), auxiliary: auxiliary.as_deref_mut() };
+        let (seq, first) = models.read(way, &prompt)?;
+        let model = models.answering(way);
         let len = model.kv().len(seq);
         let mut likeliest = (f64::NEG_INFINITY, 0);
         for (i, choice) in choices.iter().enumerate().filter(|(_, c)| !c.is_empty()) {

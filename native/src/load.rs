@@ -147,7 +147,8 @@ pub(crate) fn drafter(engine: &mut Engine, model: &str, name: &str, load: &LoadA
     Ok(Box::new(drafter.map_err(|e| e.at(path.display()))?))
 }
 
-fn threads(wanted: Option<usize>) -> Result<usize> {
+/// Threads asked for, or one a core.
+pub(crate) fn threads(wanted: Option<usize>) -> Result<usize> {
     match wanted {
         Some(n @ 1..=256) => Ok(n),
         Some(n) => Err(Error::invalid_request(format!("--threads is {n}; it must be from 1 to 256"))),

@@ -4,6 +4,7 @@ mod config;
 mod draft;
 mod families;
 mod forward;
+mod observe;
 mod perplexity;
 mod predict;
 mod weights;
@@ -11,6 +12,7 @@ mod weights;
 pub use config::{LayerConfig, ModelConfig, RopeConfig, RopeScaling};
 pub use draft::Guesser;
 pub use families::config as config_of;
+pub use observe::Entries;
 pub use perplexity::{Perplexity, perplexity};
 pub use weights::Progress;
 

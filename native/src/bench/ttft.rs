@@ -5,7 +5,7 @@ use crate::args::TtftArgs;
 use crate::{load, term};
 use foreword::engine::{Engine, Event, Request};
 use foreword::model::ModelConfig;
-use foreword::predict::{Prefill, SINKS, TAIL, share};
+use foreword::predict::{Prefill, SINKS, share, tail};
 use foreword::sample::Params;
 use foreword::{Error, Result};
 use serde_json::{Value, json};
@@ -146,8 +146,8 @@ fn flops(c: &ModelConfig, trunk: Option<usize>, n: usize) -> f64 {
             let deep = (layers - k) as f64;
             n as f64 * weights * share(c, k)
                 + k as f64 * attention(n)
-                + (SINKS + TAIL) as f64 * weights * deep / layers as f64
-                + deep * attention(TAIL)
+                + (SINKS + tail(n)) as f64 * weights * deep / layers as f64
+                + deep * attention(tail(n))
         }
     };
     2.0 * (macs + (c.dim * c.n_vocab) as f64)

@@ -5,6 +5,7 @@ mod batch;
 mod commands;
 mod downloads;
 mod models;
+mod predict;
 mod server;
 
 use std::path::{Path, PathBuf};
