@@ -1,6 +1,6 @@
 """End-to-end training of the maps: the base's own distribution is the target (KL), through the predicted cache as the run time uses
-it. Resumable: state lies in the file of `--maps`, with an average of the last steps' maps (`mean`), which is what is exported; runs
-for `--minutes` and stops. Every step appends a line to `--log`.
+it. Begins with the maps of `--maps` and keeps its state in `--out`; where that file is there it goes on from it. Runs for `--minutes`
+or to the end of the schedule. Every step appends a line to `--log`. What `export.py` takes is the running mean of the weights.
 """
 import argparse
 import json
@@ -45,13 +45,14 @@ def kv_distance(base, maps, x, kvs):
 def main():
     args = argparse.ArgumentParser(description=__doc__)
     args.add_argument("model")
-    args.add_argument("--maps", default="maps-4.pt")
+    args.add_argument("--maps", default="maps-4.pt", help="where to begin: of fit.py, or of an earlier run")
+    args.add_argument("--out", default="trained-4.pt")
     args.add_argument("--tokens", default="tokens.npy")
     args.add_argument("--log", default="train.jsonl")
     args.add_argument("--minutes", type=float, default=4.5)
     args.add_argument("--rate", type=float, default=3e-4)
-    args.add_argument("--steps", type=int, default=400, help="length of the whole schedule (cosine to nothing)")
-    args.add_argument("--texts", type=int, default=2, help="a step")
+    args.add_argument("--steps", type=int, default=400, help="length of the whole schedule (warm-up, then cosine to zero)")
+    args.add_argument("--texts", type=int, default=4, help="a step")
     args.add_argument("--length", type=int, default=576)
     args.add_argument("--consistency", type=float, default=0.02)
     args = args.parse_args()
@@ -59,7 +60,7 @@ def main():
     base = Base(args.model)
     base.to_bf16()
     tokens = torch.from_numpy(np.load(args.tokens)).long()
-    state = torch.load(args.maps)
+    state = torch.load(args.out if os.path.exists(args.out) else args.maps)
     maps = Maps(base, state["depth"])
     maps.load_state_dict(state["maps"])
     adam = torch.optim.Adam(maps.parameters(), lr=args.rate, betas=(0.9, 0.98))
@@ -70,14 +71,14 @@ def main():
     mean = {k: v.clone() for k, v in state.get("mean", state["maps"]).items()}
 
     def save():
-        state = {"depth": maps.depth, "maps": maps.state_dict(), "mean": mean, "adam": adam.state_dict(), "step": step, "first": first}
-        torch.save(state, args.maps + ".part")
-        os.replace(args.maps + ".part", args.maps)
+        whole = {"depth": maps.depth, "maps": maps.state_dict(), "mean": mean, "adam": adam.state_dict(), "step": step, "first": first}
+        torch.save(whole, args.out + ".part")
+        os.replace(args.out + ".part", args.out)
 
     while step < args.steps and time.time() - begun < args.minutes * 60:
         draw = np.random.default_rng(step)
         for group in adam.param_groups:
-            group["lr"] = args.rate * min(1, (step + 1) / 5) * (0.5 + 0.5 * math.cos(math.pi * (step - first) / (args.steps - first)))
+            group["lr"] = args.rate * min(1, (step - first + 1) / 5) * (0.5 + 0.5 * math.cos(math.pi * (step - first) / (args.steps - first)))
         adam.zero_grad()
         kls, distances = [], []
         for _ in range(args.texts):
@@ -94,11 +95,11 @@ def main():
         keep = min(0.97, (step - first) / (step - first + 5))
         for k, v in maps.state_dict().items():
             mean[k].mul_(keep).add_(v, alpha=1 - keep)
-        if step % 20 == 0:
-            save()
         line = {"step": step, "kl": round(float(np.mean(kls)), 5), "distance": round(float(np.mean(distances)), 5)}
         with open(args.log, "a") as log:
             log.write(json.dumps(line | {"seconds": round(time.time() - begun, 1)}) + "\n")
+        if step % 20 == 0:
+            save()
     save()
     print("step", step)
 

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Makes a sidecar of maps from nothing but the base: prompts, answers, corpus, ridge, training, file. What is there already is not
+# made again, and training goes on where it was; so start it as often as needed.
+#
+#   MODEL=SmolLM2-135M-Instruct.Q4_1.gguf TEXTS="wiki.txt gsm8k.jsonl" HELD="spec-bench.jsonl" ./make.sh DIRECTORY
+#
+# All paths absolute. MODEL a GGUF file; TEXTS texts to learn from; HELD what will be evaluated on, and is left out; DEPTH layers of the trunk;
+# STEPS of training, MINUTES at most; PYTHON with torch, numpy and gguf; FOREWORD the command.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+PYTHON=${PYTHON:-python3} FOREWORD=${FOREWORD:-foreword} DEPTH=${DEPTH:-4} STEPS=${STEPS:-400} MINUTES=${MINUTES:-600}
+mkdir -p "$1" && cd "$1"
+
+[ -s prompts.jsonl ] || "$PYTHON" "$here/prompts.py" --n "${PROMPTS:-300}" > prompts.jsonl
+"$FOREWORD" batch "$MODEL" prompts.jsonl -o answers.jsonl # adds the answers that are missing
+if [ ! -s tokens.npy ]; then
+    set -- --dialogues prompts.jsonl answers.jsonl
+    for text in ${TEXTS:-}; do set -- "$@" --text "$text"; done
+    for held in ${HELD:-}; do set -- "$@" --exclude "$held"; done
+    "$PYTHON" "$here/corpus.py" --foreword "$FOREWORD" --model "$MODEL" "$@"
+fi
+[ -s "maps-$DEPTH.pt" ] || "$PYTHON" "$here/fit.py" "$MODEL" --depths "$DEPTH"
+OMP_WAIT_POLICY=passive "$PYTHON" "$here/train.py" "$MODEL" --maps "maps-$DEPTH.pt" --out "trained-$DEPTH.pt" \
+    --log "train-$DEPTH.jsonl" --minutes "$MINUTES" --steps "$STEPS"
+"$PYTHON" "$here/export.py" "$MODEL" "trained-$DEPTH.pt" sidecar.gguf
+"$PYTHON" "$here/plot.py" "train-$DEPTH.jsonl" training.svg
