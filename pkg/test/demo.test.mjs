@@ -36,10 +36,15 @@ after(async () => {
   server?.close();
 });
 const origin = () => `http://127.0.0.1:${server.address().port}/`;
-/** Waits for the answer to what was just sent; the page draws at the next frame. */
-async function answered() {
-  await page.waitForTimeout(200);
-  await page.waitForSelector('[aria-label="Write anew"]');
+/** Sends a message and waits for the end of its answer: for a button that was not there before. */
+async function answered(send) {
+  await page.evaluate(() => document.querySelectorAll('[aria-label="Write anew"]').forEach((button) => (button.dataset.old = '')));
+  await send();
+  await page.waitForSelector('[aria-label="Write anew"]:not([data-old])');
+}
+async function ask(text) {
+  await page.fill('#prompt', text);
+  await answered(() => page.keyboard.press('Enter'));
 }
 const texts = (role) => page.locator(`.message.${role} .text`).allInnerTexts();
 
@@ -54,12 +59,9 @@ test('a model is picked and loaded', async () => {
 
 test('an answer is written, and its figures are shown', async () => {
   await page.click('[aria-label=Statistics]');
-  await page.fill('#prompt', 'Name three fruits.');
-  await page.keyboard.press('Enter');
-  await answered();
-  await page.waitForTimeout(700);
+  await ask('Name three fruits.');
   assert.equal((await texts('assistant')).length, 1);
-  assert.match(await page.locator('.panel').innerText(), /Decode\s+[\d.]+ tok\/s/);
+  await page.locator('.panel', { hasText: /Decode\s*[\d.]+ tok\/s/ }).waitFor();
   await shot('chat');
   await page.emulateMedia({ colorScheme: 'dark' });
   await shot('chat-dark');
@@ -74,8 +76,7 @@ test('an answer is stopped, and a message edited', async () => {
   await page.locator('.message.user').last().hover();
   await page.locator('[aria-label=Edit]').last().click();
   await page.locator('.editing textarea').fill('Say hello.');
-  await page.locator('.editing .primary').click();
-  await answered();
+  await answered(() => page.locator('.editing .primary').click());
   assert.equal((await texts('user')).at(-1), 'Say hello.');
 });
 
@@ -88,19 +89,16 @@ test('the first word of a long prompt comes early where that was switched on', a
     await page.locator('input[name=early]').setChecked(early);
     await page.locator('#settings [aria-label=Close]').click();
   };
-  const ask = async () => {
-    await page.fill('#prompt', `Summarise: ${'The lighthouse keeper counted the ships that passed in the fog, and wrote them down. '.repeat(24)}`);
-    await page.keyboard.press('Enter');
-    await answered();
-    await page.waitForSelector('.waits');
-    return page.locator('.waits').innerText();
+  const waits = async (figures) => {
+    await ask(`Summarise: ${'The lighthouse keeper counted the ships that passed in the fog, and wrote them down. '.repeat(24)}`);
+    await page.locator('.waits', { hasText: figures }).waitFor();
   };
   await page.click('[aria-label=Statistics]');
   // The system message comes first: with another one, nothing of the prompt is in the cache.
   await set('Be kind.', 16, false);
-  assert.match(await ask(), /Read exactly\s+\d+ ms for \d+ tokens\s+Predicted first\s+–/);
+  await waits(/Read exactly\s*\d+ ms for \d+ tokens\s*Predicted first\s*–/);
   await set('Be brief.', 16, true);
-  assert.match(await ask(), /Read exactly\s+\d+ ms for \d+ tokens\s+Predicted first\s+\d+ ms for \d+ tokens/);
+  await waits(/Read exactly\s*\d+ ms for \d+ tokens\s*Predicted first\s*\d+ ms for \d+ tokens/);
   await shot('early');
   await page.click('[aria-label="Close the statistics"]');
   await set('', 512, false);
@@ -127,9 +125,7 @@ test('the chat survives a reload, without a network', async () => {
   await page.reload();
   await page.waitForSelector('#prompt');
   assert.deepEqual(await texts('user'), before);
-  await page.fill('#prompt', 'And once more.');
-  await page.keyboard.press('Enter');
-  await answered();
+  await ask('And once more.');
   // What is not on the device cannot be had now, and the page says why.
   await page.locator('.topbar .model').click();
   await page.locator('.card', { hasText: 'Gemma' }).click();
@@ -141,9 +137,8 @@ test('the chat survives a reload, without a network', async () => {
 
 test('a phone', async () => {
   await page.setViewportSize({ width: 390, height: 844 });
-  await page.waitForTimeout(400);
+  await page.waitForFunction(() => document.documentElement.scrollWidth <= innerWidth);
   await shot('phone-dark');
-  assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
   await page.click('[aria-label=Menu]');
   await page.waitForTimeout(400);
   await shot('phone-menu');
