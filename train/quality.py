@@ -3,11 +3,25 @@ panel a report. A report is named as TITLE=FILE."""
 import argparse
 import json
 
-KINDS = [("exact", "the base", "#777"), ("predicted", "predicted", "#c2512e"), ("pruned", "pruned", "#3b7ea1"), ("no context", "sinks and tail", "#999")]
+# Name, colour, and whether a way is of this kind; the first that fits counts.
+KINDS = [
+    ("the base", "#777", lambda way: way == "exact"),
+    ("closed form", "#e0a458", lambda way: way.startswith("predicted") and "ridge" in way),
+    ("trained", "#c2512e", lambda way: way.startswith("predicted")),
+    ("pruned: last", "#3b7ea1", lambda way: way.startswith("pruned") and "random" not in way and "attention" not in way),
+    ("random", "#9bc4d8", lambda way: "at random" in way),
+    ("by attention", "#5b8e7d", lambda way: "by attention" in way),
+    ("the paper's form", "#8661c1", lambda way: way.startswith("auxiliary")),
+    ("sinks and tail", "#999", lambda way: way.startswith("no context")),
+]
+
+
+def kind(way):
+    return next((i for i, (_, _, fits) in enumerate(KINDS) if fits(way)), None)
 
 
 def panel(title, rows, left):
-    rows = [r for r in rows if r["nll"] is not None]
+    rows = [r for r in rows if r["nll"] is not None and kind(r["way"]) is not None]
     low, high = min(r["nll"] for r in rows), max(r["nll"] for r in rows)
     low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
     x = lambda share: left + 250 * share
@@ -18,8 +32,8 @@ def panel(title, rows, left):
         parts.append(f'<line x1="{left}" x2="{left + 250}" y1="{y(nll):.1f}" y2="{y(nll):.1f}" stroke="#8884"/>'
                      f'<text x="{left - 6}" y="{y(nll) + 4:.1f}" text-anchor="end">{nll:.2f}</text>'
                      f'<text x="{x(i / 4):.1f}" y="258" text-anchor="middle">{i / 4:.2f}</text>')
-    for kind, _, colour in KINDS:
-        points = sorted({(r["operations"], r["nll"]) for r in rows if r["way"].startswith(kind)})
+    for i, (_, colour, _) in enumerate(KINDS):
+        points = sorted({(r["operations"], r["nll"]) for r in rows if kind(r["way"]) == i})
         parts += [f'<circle cx="{x(s):.1f}" cy="{y(n):.1f}" r="4" fill="{colour}"/>' for s, n in points]
     return "".join(parts)
 
@@ -33,8 +47,8 @@ def main():
     for i, report in enumerate(args.reports):
         title, path = report.split("=", 1)
         body += panel(title, json.load(open(path))["rows"], 50 + 320 * i)
-    for i, (_, name, colour) in enumerate(KINDS):
-        body += f'<circle cx="{54 + 120 * i}" cy="292" r="4" fill="{colour}"/><text x="{64 + 120 * i}" y="296">{name}</text>'
+    for i, (name, colour, _) in enumerate(KINDS):
+        body += f'<circle cx="{54 + 115 * i}" cy="292" r="4" fill="{colour}"/><text x="{64 + 115 * i}" y="296">{name}</text>'
     width = 320 * len(args.reports) + 10
     with open(args.out, "w") as out:
         out.write(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} 306" font-family="system-ui" font-size="12" fill="#777">{body}'

@@ -6,7 +6,7 @@ import { plots } from './stats.js';
 let loading = null;
 
 /** Models whose sidecars may lie beside the page's models. */
-const SIDECARS = { 'smollm2-135m': 'smollm2-135m.sidecar.gguf' };
+const SIDECARS = { 'smollm2-135m': 'smollm2-135m.sidecar.gguf', 'gemma3-270m': 'gemma3-270m.sidecar.gguf' };
 
 /** What loads a model's sidecar, where the page's server has it. */
 async function withSidecar(source) {
