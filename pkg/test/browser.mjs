@@ -12,16 +12,18 @@ export function launch(options = {}) {
   return chromium.launch({ executablePath, args: ['--headless=new', '--no-sandbox', ...QUIET], ...options });
 }
 
-/** What takes longer hangs: slow machines need a minute or two. */
+/** A test that takes longer hangs: slow machines need a minute or two. */
 const PATIENCE_MS = 300_000;
+/** For benchmarks. */
+export const HOUR_MS = 3_600_000;
 
 /** A page in a fresh profile; what `job` throws in it arrives here as `{code, message}`. */
-export async function withPage(browser, url, job, context) {
+export async function withPage(browser, url, job, context, patience = PATIENCE_MS) {
   const fresh = context ?? (await browser.newContext());
   const page = await fresh.newPage();
   page.setDefaultTimeout(120_000);
   let timer;
-  const late = new Promise((_, reject) => (timer = setTimeout(reject, PATIENCE_MS, new Error(`not done after ${PATIENCE_MS / 1000} s`))));
+  const late = new Promise((_, reject) => (timer = setTimeout(reject, patience, new Error(`not done after ${patience / 1000} s`))));
   try {
     await page.goto(url);
     return await Promise.race([job(page, fresh), late]);

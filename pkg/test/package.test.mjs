@@ -87,6 +87,25 @@ on('guesses leave the words as they are, and are counted; a sidecar that is none
   assert.equal(r.refused.code, 'bad_file');
 });
 
+on('guessing that cannot be is refused, with what may be instead', async (page) => {
+  const r = await inPage(page, async (Foreword) => {
+    const refused = {};
+    const wanted = { method: { method: 'chains' }, drafter: { drafter: 'oracle' }, layers: { drafter: 'layers:99' }, sidecar: { drafter: 'sidecar' }, budget: { method: 'chain', budget: 0 }, auto: { budget: 4 } };
+    for (const [name, speculate] of Object.entries(wanted)) {
+      const error = await Foreword.load('/smol.gguf', { threads: 1, contextLength: 256, speculate }).catch((e) => e);
+      refused[name] = `${error.code}: ${error.message}`;
+    }
+    const model = await Foreword.load('/smol.gguf', { threads: 1, contextLength: 256 });
+    return { refused, after: (await model.completions.create({ prompt: 'a', max_tokens: 2 })).usage.completion_tokens };
+  });
+  const said = { method: /chain/, drafter: /ngram, sidecar or layers:K/, layers: /1 to 29/, sidecar: /draft block/, budget: /of 0 tokens/, auto: /method/ };
+  for (const [name, words] of Object.entries(said)) {
+    assert.match(r.refused?.[name] ?? r.message, /^invalid_request: /, name);
+    assert.match(r.refused[name], words);
+  }
+  assert.equal(r.after, 2);
+});
+
 on('an answer is aborted in the middle, and the model goes on', async (page) => {
   const r = await inPage(page, async (Foreword, { messages }) => {
     const model = await Foreword.load('/smol.gguf', { cache: false });

@@ -2,7 +2,7 @@
 //   node test/bench/packing.mjs PROMPTS.jsonl [--batch 8,16,32] [--batches 4] [--longest 64] [--threads 2]
 import fs from 'node:fs';
 import { parseArgs } from 'node:util';
-import { inPage, launch, withPage } from '../browser.mjs';
+import { HOUR_MS, inPage, launch, withPage } from '../browser.mjs';
 import { start } from '../server.mjs';
 
 const { values, positionals } = parseArgs({
@@ -59,7 +59,7 @@ const [browser, server] = await Promise.all([launch(), start()]);
 try {
   for (const size of values.batch.split(',').map(Number)) {
     const args = { texts, size, batches: Number(values.batches), longest: Number(values.longest), threads: Number(values.threads) };
-    const rows = await withPage(browser, server.url, (page) => inPage(page, measure, args));
+    const rows = await withPage(browser, server.url, (page) => inPage(page, measure, args), undefined, HOUR_MS);
     if (rows.message) throw new Error(rows.message);
     console.log(JSON.stringify({ rows }));
   }
