@@ -1,6 +1,6 @@
 // wllama and Foreword on the same file, in the same browser, one after the other.
-//   node test/bench/bench.mjs [MODEL.gguf …] [--threads 1,2] [--gpu] [--gen 48] [--reps 3] [--only foreword|wllama] [--json]
-// --gpu: both on WebGPU, on the browser's software adapter.
+//   node test/bench/bench.mjs [MODEL.gguf …] [--threads 1,2] [--gpu] [--gen 48] [--reps 3] [--only ENGINE] [--json]
+// --gpu: both on WebGPU, on the browser's software adapter; and 'auto', what a page there gets that asks for nothing.
 import fs from 'node:fs';
 import http from 'node:http';
 import path from 'node:path';
@@ -73,7 +73,7 @@ async function measure(engine, model, threads) {
 const rows = [];
 for (const model of models) {
   for (const threads of values.threads.split(',').map(Number)) {
-    for (const engine of ['wllama', 'foreword'].filter((e) => !values.only || e === values.only)) {
+    for (const engine of ['wllama', 'foreword', ...(values.gpu ? ['auto'] : [])].filter((e) => !values.only || e === values.only)) {
       rows.push(await measure(engine, model, threads));
       if (values.json) console.log(JSON.stringify(rows.at(-1)));
     }
@@ -82,7 +82,7 @@ for (const model of models) {
 if (!values.json) {
   console.log('| model | threads | engine | prefill tok/s | decode tok/s | first token ms | load ms |\n|---|---|---|---|---|---|---|');
   for (const r of rows) {
-    const other = r.engine === 'foreword' && rows.find((o) => o.engine === 'wllama' && o.model === r.model && o.threads === r.threads);
+    const other = r.engine !== 'wllama' && rows.find((o) => o.engine === 'wllama' && o.model === r.model && o.threads === r.threads);
     const times = (key, down = false) => (other ? ` (${(down ? other[key] / r[key] : r[key] / other[key]).toFixed(1)} ×)` : '');
     console.log(
       `| ${r.model} | ${r.threads} | ${r.engine} | ${r.prefill_tok_s}${times('prefill_tok_s')} | ${r.decode_tok_s}${times('decode_tok_s')} | ${r.ttft_ms}${times('ttft_ms', true)} | ${r.load_ms}${times('load_ms', true)} |`,
