@@ -34,7 +34,7 @@ const AUTO: (usize, f64) = (256, 250.0);
 
 /// Tokens of the exact reading between two steps of an answer, at least and at most: fewer read all weights for little,
 /// more keep the reader waiting without being faster.
-pub const CHUNK: Range<usize> = 16..128;
+pub const CHUNK: Range<usize> = 16..256;
 
 /// How a prompt is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

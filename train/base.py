@@ -3,6 +3,8 @@
 One decoder for both families (llama, gemma3). `Base.block` takes a function `attend(layer, q, k, v)`, so that the same code runs
 the plain model and the model on a predicted cache (`cache.py`).
 """
+import functools
+
 import gguf
 import numpy as np
 import torch
@@ -43,11 +45,6 @@ class Base:
             parts += ["attn_q_norm", "attn_k_norm", "post_attention_norm", "post_ffw_norm"]
         self.layers = [{p: self.load(f"blk.{i}.{p}.weight") for p in parts} for i in range(self.n_layers)]
 
-    def to_bf16(self):
-        """Matrices in bfloat16, for training under autocast (which would cast frozen weights again and again)."""
-        self.head = self.head.bfloat16()
-        self.layers = [{p: w if p.endswith("norm") else w.bfloat16() for p, w in layer.items()} for layer in self.layers]
-
     def load(self, name):
         t = self.tensors[name]
         values = gguf.quants.dequantize(t.data, t.tensor_type).astype(np.float32)
@@ -74,14 +71,19 @@ class Base:
 
     def rope(self, x, positions, layer):
         """Rotates `[n, heads, head_dim]`: adjacent pairs (llama files are permuted for that), halves for gemma."""
-        base = 10000.0 if self.is_local(layer) else self.rope_base
+        cos, sin = (table[positions, None] for table in self.angles(self.is_local(layer)))
         half = self.head_dim // 2
-        freqs = base ** (-torch.arange(half, dtype=torch.float64) / half)
-        angles = (positions.double()[:, None] * freqs).float()[:, None, :]
-        cos, sin = angles.cos(), angles.sin()
         a, b = (x[..., :half], x[..., half:]) if self.gemma else (x[..., 0::2], x[..., 1::2])
         c, d = a * cos - b * sin, a * sin + b * cos
         return torch.cat([c, d], -1) if self.gemma else torch.stack([c, d], -1).flatten(-2)
+
+    @functools.cache
+    def angles(self, local):
+        """Cosines and sines `[positions, head_dim / 2]`."""
+        half = self.head_dim // 2
+        freqs = (10000.0 if local else self.rope_base) ** (-torch.arange(half, dtype=torch.float64) / half)
+        angles = (torch.arange(8192, dtype=torch.float64)[:, None] * freqs).float()
+        return angles.cos(), angles.sin()
 
     def key(self, layer, k, positions):
         """Keys as attention sees them, of keys before norm and rotation `[n, kv_dim]`."""

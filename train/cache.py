@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 SINKS = 4
 TAIL = 32
+BLOCK = 96  # the tail of a prompt and the answer behind it
 
 
 class Maps(torch.nn.Module):
@@ -22,38 +23,37 @@ class Maps(torch.nn.Module):
         return F.linear(h, self.weight, self.bias).view(len(x), self.n, 2, base.kv_dim)
 
 
-def predicted(base, maps, x, starts, end):
+def predicted(base, maps, x, start):
     """Runs the deeper layers for the rows that are exact, on predicted entries for the rest, for several prompt lengths at once.
 
-    `x` is the stream behind the trunk of a text. The text is cut into blocks at `starts`; each block is the tail of a prompt and
-    what follows it: it sees the sinks, predictions of all before its start, and itself. Returns the rows and their last streams.
+    `x` is the stream behind the trunk of a text. From `start` on the text is cut into blocks; each is the tail of a prompt and
+    what follows it: it sees the sinks, predictions of all before its start, and itself. Returns the last streams of the blocks.
     """
-    n = end
-    depth = maps.depth
-    rows = torch.cat([torch.arange(SINKS), torch.arange(starts[0], n)])
-    block = torch.full((len(rows),), -1)
-    for i, s in enumerate(starts):
-        block[rows >= s] = i
-    own = (block[:, None] == block[None, :]) | (block[None, :] == -1)
-    own &= rows[:, None] >= rows[None, :]
-    begin = torch.tensor(list(starts))[block.clamp(min=0)]
-    begin[block < 0] = 0
-    middle = torch.arange(SINKS, starts[-1])
-    seen = middle[None, :] < begin[:, None]
-    mask = torch.cat([seen, own], 1)
-    guess = maps(base, x[SINKS : starts[-1]])
+    n_blocks = (len(x) - start) // BLOCK
+    last = start + (n_blocks - 1) * BLOCK  # where the last block begins
+    rows = torch.cat([torch.arange(SINKS), torch.arange(start, last + BLOCK)])
+    middle = torch.arange(SINKS, last)
+    # Gradients of pieces that are cut off one by one would fill and add the whole each time.
+    guess = [layer.unbind(1) for layer in maps(base, x[SINKS:last]).unbind(1)]
+    own, ahead = [SINKS] + [BLOCK] * n_blocks, [start - SINKS] + [BLOCK] * (n_blocks - 1)
+    seen = [torch.arange(end) for end in range(start + BLOCK, last + BLOCK + 1, BLOCK)]
+
+    def mask(layer, queries, keys):
+        distance = queries[:, None] - keys[None, :]
+        return (distance >= 0) & (distance < base.window) if base.is_local(layer) else distance >= 0
 
     def attend(layer, q, k, v):
-        pk, pv = guess[:, layer - depth, 0], guess[:, layer - depth, 1]
-        keys = torch.cat([base.key(layer, pk, middle), base.key(layer, k, rows)])
-        values = torch.cat([pv, v]).view(-1, base.n_kv, base.head_dim)
-        m = mask
-        if base.is_local(layer):
-            at = torch.cat([middle, rows])
-            m = mask & (rows[:, None] - at[None, :] < base.window)
-        return base.attention(q, keys, values, m)
+        heads = lambda t: t.view(-1, base.n_kv, base.head_dim)
+        k, v, q = base.key(layer, k, rows).split(own), heads(v).split(own), q.split(own)
+        key, value = guess[layer - maps.depth]
+        key, value = base.key(layer, key, middle).split(ahead), heads(value).split(ahead)
+        out = [base.attention(q[0], k[0], v[0], mask(layer, rows[:SINKS], rows[:SINKS]))]
+        for i, (queries, own_k, own_v) in enumerate(zip(q[1:], k[1:], v[1:])):
+            keys, values = torch.cat([k[0], *key[: i + 1], own_k]), torch.cat([v[0], *value[: i + 1], own_v])
+            out.append(base.attention(queries, keys, values, mask(layer, seen[i][-BLOCK:], seen[i])))
+        return torch.cat(out)
 
     h = x[rows]
-    for layer in range(depth, base.n_layers):
+    for layer in range(maps.depth, base.n_layers):
         h = base.block(layer, h, rows, attend)
-    return rows, h
+    return h[SINKS:]

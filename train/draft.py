@@ -4,8 +4,6 @@ computed once (`--features`), and the block goes over them several times.
 """
 import argparse
 import json
-import math
-import os
 import time
 
 import numpy as np
@@ -13,20 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from base import Base
-
-LENGTH = 512  # tokens of a text
-
-
-def features(base, tokens, trunk, path):
-    """Streams behind the trunk and behind the last layer, `[n, 2, dim]` in half precision."""
-    n = len(tokens) // LENGTH
-    out = np.lib.format.open_memmap(path + ".part", "w+", np.float16, (n * LENGTH, 2, base.dim))
-    for i in range(n):
-        rows = slice(i * LENGTH, (i + 1) * LENGTH)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            x, behind, _ = base.run(tokens[rows], [trunk])
-        out[rows, 0], out[rows, 1] = behind[trunk].float().half().numpy(), (x.float() / 8).half().numpy()
-    os.rename(path + ".part", path)
+from features import features, frequent, streams
+from optimizer import Optimizer
 
 
 class Block(torch.nn.Module):
@@ -51,19 +37,11 @@ class Block(torch.nn.Module):
         return x + F.linear(F.silu(F.linear(h, w["ffn_gate"])) * F.linear(h, w["ffn_up"]), w["ffn_down"])
 
 
-def vocabulary(tokens, n, special):
-    """Ids of the `n` most frequent tokens, ascending; special ones always."""
-    counts = np.bincount(tokens, minlength=int(tokens.max()) + 1).astype(np.int64)
-    counts[special] += counts.max() + 1
-    return np.sort(np.argsort(-counts, kind="stable")[:n])
-
-
 def losses(base, block, head, data, rows):
-    x = torch.from_numpy(data[rows].astype(np.float32))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        draft = F.linear(base.rms(block(base, x[:, :, 0]), base.norm), head).float()
-        with torch.no_grad():
-            target = F.linear(base.rms(x[:, :, 1] * 8, base.norm), head).float().softmax(-1)
+    x, last = streams(data, rows)
+    draft = F.linear(base.rms(block(base, x), base.norm), head)
+    with torch.no_grad():
+        target = F.linear(base.rms(last, base.norm), head).softmax(-1)
     kl = (target * (target.clamp(min=1e-9).log() - draft.log_softmax(-1))).sum(-1)
     return kl.mean(), (target.argmax(-1) == draft.argmax(-1)).float().mean().item()
 
@@ -71,9 +49,9 @@ def losses(base, block, head, data, rows):
 def main():
     args = argparse.ArgumentParser(description=__doc__)
     args.add_argument("model")
-    args.add_argument("--trunk", type=int, default=4)
+    args.add_argument("--trunk", type=int, default=3)
     args.add_argument("--tokens", default="tokens.npy")
-    args.add_argument("--features", default="features.npy")
+    args.add_argument("--features", default="features-{}.npy")
     args.add_argument("--out", default="draft.pt")
     args.add_argument("--log", default="draft.jsonl")
     args.add_argument("--vocabulary", type=int, default=8192)
@@ -81,18 +59,16 @@ def main():
     args.add_argument("--steps", type=int, default=600)
     args.add_argument("--texts", type=int, default=8)
     args.add_argument("--rate", type=float, default=1e-3)
+    args.add_argument("--threads", type=int, default=1)
     args = args.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(args.threads)
     base = Base(args.model)
-    base.to_bf16()
     tokens = np.load(args.tokens)
-    if not os.path.exists(args.features):
-        features(base, torch.from_numpy(tokens).long(), args.trunk, args.features)
-    data = np.load(args.features, mmap_mode="r").reshape(-1, LENGTH, 2, base.dim)
-    ids = vocabulary(tokens, args.vocabulary, np.arange(17))
-    head = base.head[torch.from_numpy(ids)]
+    data = features(base, tokens, args.trunk, args.features.format(args.trunk))
+    ids = frequent(tokens, args.vocabulary, special=17)
+    head = base.head[ids].clone()
     held, learnt = np.arange(len(data))[::20], np.delete(np.arange(len(data)), np.s_[::20])
-    print(len(tokens), "tokens; share in the vocabulary", np.isin(tokens, ids).mean())
+    print(len(tokens), "tokens; share in the vocabulary", np.isin(tokens, ids.numpy()).mean())
 
     def check(block):
         with torch.no_grad():
@@ -105,20 +81,17 @@ def main():
         args.init = min(tried, key=tried.get)
         print("begins as layer", args.init, tried)
     block = Block(base, args.init)
-    adam = torch.optim.AdamW(block.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    norms = [w for w in block.parameters() if w.dim() == 1]
+    optimizer = Optimizer([w for w in block.parameters() if w.dim() == 2], norms, args.rate)
     begun, draw = time.time(), np.random.default_rng(1)
     for step in range(args.steps):
-        for group in adam.param_groups:
-            group["lr"] = args.rate * min(1, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * step / args.steps))
-        adam.zero_grad()
         loss, agree = losses(base, block, head, data, np.sort(draw.choice(learnt, args.texts, replace=False)))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(block.parameters(), 1.0)
-        adam.step()
+        optimizer.step(step, step / args.steps)
         line = {"step": step + 1, "kl": round(loss.item(), 4), "agreement": round(agree, 4), "seconds": round(time.time() - begun, 1)}
         if (step + 1) % 100 == 0:
             line["held"] = check(block)
-            torch.save({"trunk": args.trunk, "ids": ids, "block": block.state_dict(), "step": step + 1}, args.out)
+            torch.save({"trunk": args.trunk, "ids": ids.numpy(), "block": block.state_dict(), "step": step + 1}, args.out)
         with open(args.log, "a") as log:
             log.write(json.dumps(line) + "\n")
 

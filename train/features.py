@@ -1,0 +1,36 @@
+"""What training reads of the frozen base, computed once: of texts of `LENGTH` tokens the streams behind the trunk and behind the last
+layer. Neither depends on what is trained, and both together are small (2.3 KB a token)."""
+import os
+
+import numpy as np
+import torch
+
+LENGTH = 576  # tokens of a text
+SHRINK = 8  # of the last stream, which half floats hold then
+
+
+def features(base, tokens, trunk, path):
+    """`[texts, 2, LENGTH, dim]` in half floats, from the file at `path`, which is made where it is missing."""
+    if not os.path.exists(path):
+        width = LENGTH - len(base.bos)
+        n = len(tokens) // width
+        out = np.lib.format.open_memmap(path + ".part", "w+", np.float16, (n, 2, LENGTH, base.dim))
+        for i in range(n):
+            text = torch.from_numpy(tokens[i * width : (i + 1) * width]).long()
+            last, behind, _ = base.run(base.begun(text), [trunk])
+            out[i, 0], out[i, 1] = behind[trunk].numpy(), (last / SHRINK).numpy()
+        os.rename(path + ".part", path)
+    return np.load(path, mmap_mode="r")
+
+
+def streams(data, rows):
+    """Of some texts, `[texts, LENGTH, dim]` behind the trunk and behind the last layer."""
+    x = torch.from_numpy(data[rows].astype(np.float32))
+    return x[:, 0], x[:, 1] * SHRINK
+
+
+def frequent(tokens, n, special=0):
+    """Ids of the `n` most frequent tokens, ascending; the first `special` ones always."""
+    counts = np.bincount(tokens, minlength=int(tokens.max()) + 1).astype(np.int64)
+    counts[:special] += counts.max() + 1
+    return torch.from_numpy(np.sort(np.argsort(-counts, kind="stable")[:n]))
