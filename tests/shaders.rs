@@ -1,12 +1,14 @@
 //! Every legal combination of kernel and snippets links and validates; needs no GPU.
 #![cfg(feature = "wgpu")]
 
-use foreword::backend::webgpu::{Kernel, Lanes};
+use foreword::backend::webgpu::{Floats, Kernel, Lanes};
 use wgpu::naga;
 use wgpu::naga::valid::{Capabilities, ValidationFlags, Validator};
 
 /// Bytes of workgroup memory, storage bindings, and threads that every WebGPU device has.
 const WORKGROUP_BYTES: u32 = 16384;
+/// With tiles in half floats: two of a group of 32 columns by 64 rows, and a word for every row.
+const HALF_TILES_BYTES: u32 = 2 * 64 * (32 * 2 + 4);
 const STORAGE_BINDINGS: usize = 8;
 const THREADS: u32 = 256;
 
@@ -18,6 +20,8 @@ fn validate(kernel: Kernel, lanes: Lanes) {
     // pack2x16float and its inverse, which WebGPU always has.
     let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     capabilities.set(Capabilities::SUBGROUP, lanes == Lanes::Subgroup);
+    let is_half = matches!(kernel, Kernel::Matmul { floats: Floats::F16, .. });
+    capabilities.set(Capabilities::SHADER_FLOAT16, is_half);
     Validator::new(ValidationFlags::all(), capabilities)
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(naga::valid::SubgroupOperationSet::all())
@@ -34,7 +38,8 @@ fn validate(kernel: Kernel, lanes: Lanes) {
         }
     }
     assert!(storage <= STORAGE_BINDINGS, "{what}: {storage} storage bindings");
-    assert!(workgroup <= WORKGROUP_BYTES, "{what}: {workgroup} bytes of workgroup memory");
+    let bytes = if is_half { HALF_TILES_BYTES } else { WORKGROUP_BYTES };
+    assert!(workgroup <= bytes, "{what}: {workgroup} bytes of workgroup memory");
     let threads: u32 = module.entry_points[0].workgroup_size.iter().product();
     assert!(threads <= THREADS, "{what}: {threads} threads");
 }

@@ -41,10 +41,11 @@ pub enum Kernel {
     MatmulFlat {
         layout: Layout,
     },
-    /// `tokens` of 32 or 64.
+    /// `tokens` of 32 or 64; half floats for codes only, see [`Floats::of`].
     Matmul {
         layout: Layout,
         tokens: u8,
+        floats: Floats,
     },
     RopeAppend {
         cells: CacheType,
@@ -91,7 +92,9 @@ impl Kernel {
         for layout in Layout::ALL {
             all.extend([Kernel::Embed { layout }, Kernel::Matvec { layout }, Kernel::MatmulFlat { layout }]);
             all.extend([1, 2, 4, 8].map(|tokens| Kernel::MatmulFew { layout, tokens }));
-            all.extend([32, 64].map(|tokens| Kernel::Matmul { layout, tokens }));
+            for floats in [Floats::F32, Floats::F16].into_iter().filter(|&floats| floats == floats.of(layout)) {
+                all.extend([32, 64].map(|tokens| Kernel::Matmul { layout, tokens, floats }));
+            }
         }
         for cells in [CacheType::F32, CacheType::F16, CacheType::Q8_0] {
             all.push(Kernel::RopeAppend { cells });
@@ -121,6 +124,9 @@ impl Kernel {
                 let values = table.map(|v| format!("{v}.0")).join(", ");
                 _ = writeln!(source, "const VALUES = array<f32, 16>({values});");
             }
+        }
+        if let Kernel::Matmul { floats, .. } = self {
+            parts.push(floats.snippet());
         }
         match self {
             Kernel::MatmulFew { tokens, .. } | Kernel::Matmul { tokens, .. } => {
@@ -155,6 +161,9 @@ impl Kernel {
         if lanes == Lanes::Subgroup && cfg!(target_arch = "wasm32") {
             source.insert_str(0, "enable subgroups;\n");
         }
+        if let Kernel::Matmul { floats: Floats::F16, .. } = self {
+            source.insert_str(0, "enable f16;\n");
+        }
         source + &parts.join("\n")
     }
 }
@@ -173,6 +182,32 @@ impl Lanes {
         match self {
             Lanes::Workgroup => shader!("lanes/workgroup"),
             Lanes::Subgroup => shader!("lanes/subgroup"),
+        }
+    }
+}
+
+/// What the tiles of `matmul` hold; sums are 32-bit floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Floats {
+    /// Runs everywhere.
+    F32,
+    /// Half the workgroup memory, where the adapter has the feature `shader-f16`.
+    F16,
+}
+
+impl Floats {
+    /// What weights of a layout take: those in floats keep all their bits.
+    pub(super) fn of(self, layout: Layout) -> Self {
+        match layout {
+            Layout::F32 | Layout::F16 | Layout::Bf16 => Floats::F32,
+            _ => self,
+        }
+    }
+
+    fn snippet(self) -> &'static str {
+        match self {
+            Floats::F32 => shader!("floats/f32"),
+            Floats::F16 => shader!("floats/f16"),
         }
     }
 }

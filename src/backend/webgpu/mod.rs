@@ -1,7 +1,7 @@
 //! The WebGPU backend: the browser's GPU, and Vulkan, Metal or DirectX 12 natively, through wgpu.
 //!
 //! Runs on what every WebGPU device has (128 MiB bindings, 8 storage buffers, 16 KiB workgroup memory, 32-bit floats); larger
-//! bindings and subgroups are used where the adapter has them. Ops are recorded; [`Backend::poll_read`] sends them in one
+//! bindings, subgroups and half floats are used where the adapter has them. Ops are recorded; [`Backend::poll_read`] sends them in one
 //! submit and maps the result once. Faults (out of memory, device lost) come asynchronously and are reported by the next
 //! call that can fail.
 
@@ -23,7 +23,7 @@ mod record;
 mod step;
 
 pub use crate::quant::panels::Layout;
-pub use link::{Kernel, Lanes};
+pub use link::{Floats, Kernel, Lanes};
 
 use memory::{Memory, Scratch};
 use pipelines::Pipelines;
@@ -35,6 +35,8 @@ use step::Step;
 pub struct Options {
     /// Use subgroup operations where the adapter has them.
     pub subgroups: bool,
+    /// Use half floats where the adapter has them.
+    pub half_floats: bool,
     /// Largest binding to use, in bytes: what does not fit is cut into several. What the adapter allows when `None`; up to
     /// 128 MiB, the device is opened with the limits that WebGPU guarantees.
     pub max_binding: Option<u64>,
@@ -52,6 +54,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             subgroups: true,
+            half_floats: true,
             max_binding: None,
             software: true,
             is_processor: None,
@@ -130,6 +133,8 @@ pub struct WebGpu {
     spare: Option<wgpu::Buffer>,
     /// Whether kernels without barriers are the faster ones.
     is_processor: bool,
+    /// Of the tiles of products.
+    floats: Floats,
 }
 
 impl WebGpu {
@@ -154,8 +159,13 @@ impl WebGpu {
         if software && !options.software {
             return Err(Error::unsupported(format!("{} is a software GPU; use the CPU backend", about.name)));
         }
-        let wanted =
-            [(options.subgroups, wgpu::Features::SUBGROUP), (options.profile, wgpu::Features::TIMESTAMP_QUERY)];
+        let is_processor = options.is_processor.unwrap_or(software);
+        let wanted = [
+            (options.subgroups, wgpu::Features::SUBGROUP),
+            // The kernels for processors have no tiles.
+            (options.half_floats && !is_processor, wgpu::Features::SHADER_F16),
+            (options.profile, wgpu::Features::TIMESTAMP_QUERY),
+        ];
         let mut features = wgpu::Features::empty();
         for (_, feature) in wanted.iter().filter(|(wish, _)| *wish) {
             features |= *feature & adapter.features();
@@ -181,13 +191,13 @@ impl WebGpu {
         let faults = Faults::default();
         watch(&device, &faults);
         let lanes = if features.contains(wgpu::Features::SUBGROUP) { Lanes::Subgroup } else { Lanes::Workgroup };
+        let floats = if features.contains(wgpu::Features::SHADER_F16) { Floats::F16 } else { Floats::F32 };
         let profile = features.contains(wgpu::Features::TIMESTAMP_QUERY).then(|| Profile::new(&device, &queue));
         let mut memory = Memory::new(device, queue, max_binding);
         let step = Step::new(&mut memory, Pipelines::new(lanes, options.clock), profile)?;
         let backend = format!("{:?}", about.backend);
-        let info =
-            DeviceInfo { backend: "webgpu", device: format!("{} ({backend}, {lanes:?})", about.name), threads: 1 };
-        let is_processor = options.is_processor.unwrap_or(software);
+        let device = format!("{} ({backend}, {lanes:?}, {floats:?})", about.name);
+        let info = DeviceInfo { backend: "webgpu", device, threads: 1 };
         Ok(WebGpu {
             info,
             faults,
@@ -199,7 +209,13 @@ impl WebGpu {
             reading: None,
             spare: None,
             is_processor,
+            floats,
         })
+    }
+
+    /// What the tiles of products hold.
+    pub fn floats(&self) -> Floats {
+        self.floats
     }
 
     /// Gives the device up, as if it had been lost; for tests of what follows.

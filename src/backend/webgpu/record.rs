@@ -165,12 +165,13 @@ impl WebGpu {
 
     /// The kernel of products with `n` rows.
     fn product(&self, layout: Layout, n: usize) -> Kernel {
+        let floats = self.floats.of(layout);
         match (self.is_processor, n) {
             (true, ..3) => Kernel::Matvec { layout },
             (true, _) => Kernel::MatmulFlat { layout },
             (false, ..9) => Kernel::MatmulFew { layout, tokens: n.next_power_of_two() as u8 },
-            (false, ..33) => Kernel::Matmul { layout, tokens: 32 },
-            (false, _) => Kernel::Matmul { layout, tokens: 64 },
+            (false, ..33) => Kernel::Matmul { layout, tokens: 32, floats },
+            (false, _) => Kernel::Matmul { layout, tokens: 64, floats },
         }
     }
 
