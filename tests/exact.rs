@@ -425,8 +425,13 @@ mod webgpu {
     }
 
     fn plain(path: &Path, model: &ModelOptions) -> Model {
-        let plain =
-            Options { subgroups: false, max_binding: Some(128 << 20), is_processor: Some(false), ..Options::default() };
+        let plain = Options {
+            subgroups: false,
+            half_floats: false,
+            max_binding: Some(128 << 20),
+            is_processor: Some(false),
+            ..Options::default()
+        };
         open(path, model, &plain)
     }
 

@@ -150,7 +150,7 @@ fn perplexity_runs_and_is_that_of_the_windows() {
 #[cfg(all(feature = "wgpu", not(target_arch = "wasm32")))]
 mod webgpu {
     use super::*;
-    use foreword::backend::webgpu::{Options, WebGpu};
+    use foreword::backend::webgpu::{Floats, Options, WebGpu};
 
     fn gpu() -> WebGpu {
         pollster::block_on(WebGpu::open(&Options::default())).expect("an adapter; ./test installs a software one")
@@ -172,6 +172,27 @@ mod webgpu {
         assert!(d.mean <= 0.05 && d.worst <= 0.3 && d.tail <= 0.15 && d.agreement >= 0.95, "{d:?}");
     }
 
+    /// A GPU whose products take half floats, as real ones do; none where the adapter has no such feature.
+    fn half_floats() -> Option<WebGpu> {
+        let options = Options { is_processor: Some(false), ..Options::default() };
+        let gpu = pollster::block_on(WebGpu::open(&options)).expect("an adapter; ./test installs a software one");
+        let has = gpu.floats() == Floats::F16;
+        if !has {
+            println!("not tested: the adapter has no half floats");
+        }
+        has.then_some(gpu)
+    }
+
+    #[test]
+    fn smollm2_follows_the_float_reference_in_half_floats() {
+        let Some(gpu) = half_floats() else { return };
+        let mut model = load(&model_path(SMOLLM2), &exact_options(512), gpu);
+        let d = distance(&mut model, "smollm2-135m-instruct-f32-logprobs.jsonl");
+        println!("{d:?}");
+        // Prompts only; inputs are rounded to 11 bits there, weights to 11 bits of their 32 columns.
+        assert!(d.worst <= 5e-3 && d.tail <= 1e-3 && d.agreement == 1.0, "{d:?}");
+    }
+
     /// Mean log-probability over two windows.
     fn mean(mut model: Model, file: &str) -> f64 {
         let bos = (file == GEMMA3).then_some(2);
@@ -188,6 +209,10 @@ mod webgpu {
             let floats = mean(float_model(file, &exact_options(96)), file);
             println!("{file}: {on_gpu} on the GPU, {floats} with plain floats");
             assert!((on_gpu - floats).abs() < bound, "{file}: {on_gpu} for {floats}");
+            let Some(half) = half_floats() else { continue };
+            let in_half = mean(load(&model_path(file), &exact_options(96), half), file);
+            println!("{file}: {in_half} on the GPU in half floats");
+            assert!((in_half - floats).abs() < bound, "{file}: {in_half} for {floats}");
         }
     }
 }

@@ -5,10 +5,14 @@ use super::{backends, buf, check, get, tolerance};
 use foreword::backend::{Backend, Epilogue, Norm, Product, Rows};
 use foreword::quant::{TensorType, decode};
 
-/// Rows divided by their root mean square, as a norm with weights of one makes them.
-fn normalised(x: &[f32], cols: usize) -> Vec<f64> {
+/// Rows divided by their root mean square and multiplied by `weight`.
+fn normalised(x: &[f32], weight: &[f32]) -> Vec<f64> {
+    let cols = weight.len();
     let rms = |row: &[f32]| (row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / cols as f64).sqrt();
-    x.chunks(cols).flat_map(|row| row.iter().map(move |&v| f64::from(v) / rms(row))).collect()
+    x.chunks(cols)
+        .map(|row| (row, rms(row)))
+        .flat_map(|(row, rms)| row.iter().zip(weight).map(move |(&v, &w)| f64::from(v) / rms * f64::from(w)))
+        .collect()
 }
 
 /// Bound on `weight · x` when `x` is quantized: per 32 columns, the largest `|x|` times the sum of `|w|`.
@@ -31,21 +35,26 @@ struct Shape {
     rows: usize,
     cols: usize,
     n: usize,
+    /// Weight of the norm before the product, by column.
+    norm: fn(usize) -> f32,
 }
 
-/// Norm with weights of one, then a product.
+const ONES: fn(usize) -> f32 = |_| 1.0;
+
+/// Norm, then a product.
 async fn matmul_case(
     backends: &mut [(String, Box<dyn Backend>)],
     shape: &Shape,
     epilogue: &dyn Fn(&mut dyn Backend) -> Epilogue,
 ) {
-    let &Shape { ty, rows: n_rows, cols, n } = shape;
+    let &Shape { ty, rows: n_rows, cols, n, norm } = shape;
+    let norm: Vec<f32> = (0..cols).map(norm).collect();
     let mut random = Random::new((n_rows * 31 + cols * 7 + n) as u64);
     let bytes = random.weights(ty, n_rows * cols);
     let (x, before) = (random.floats(n * cols), random.floats(n * n_rows));
     let mut decoded = vec![0.0; n_rows * cols];
     decode(ty, &bytes, &mut decoded).unwrap();
-    let bounds = product_bounds(ty, &decoded, &normalised(&x, cols), cols);
+    let bounds = product_bounds(ty, &decoded, &normalised(&x, &norm), cols);
     let case = async |b: &mut dyn Backend| {
         let weight = b.new_weight(ty, n_rows, cols).unwrap();
         // In two parts, the second one ragged.
@@ -55,11 +64,11 @@ async fn matmul_case(
         if !second.is_empty() {
             b.load_rows(weight, cut, second).unwrap();
         }
-        let (x, ones, out) = (buf(b, cols, &x), buf(b, cols, &vec![1.0; cols]), buf(b, n_rows, &before));
+        let (x, weights, out) = (buf(b, cols, &x), buf(b, cols, &norm), buf(b, n_rows, &before));
         let operand = b.new_operand(n, cols, &[weight]).unwrap();
         let epilogue = epilogue(b);
         b.begin(&rows(n)).unwrap();
-        b.norm(&Norm { x, delta: None, weight: ones, eps: 0.0, out: operand, rows: Rows::All });
+        b.norm(&Norm { x, delta: None, weight: weights, eps: 0.0, out: operand, rows: Rows::All });
         b.matmul(operand, Rows::All, &[Product { weight, out, epilogue }]);
         get(b, out, n, n_rows).await
     };
@@ -81,14 +90,24 @@ async fn matmul_of_every_type() {
             (49, 64, 16),
         ] {
             if cols % ty.block_len() == 0 {
-                matmul_case(&mut backends, &Shape { ty, rows: n_rows, cols, n }, &|_| Epilogue::STORE).await;
+                matmul_case(&mut backends, &Shape { ty, rows: n_rows, cols, n, norm: ONES }, &|_| Epilogue::STORE)
+                    .await;
             }
         }
     }
     for (n_rows, cols, n) in [(5, 7, 1), (33, 50, 3), (65, 33, 40)] {
         for ty in [TensorType::F32, TensorType::F16, TensorType::BF16] {
-            matmul_case(&mut backends, &Shape { ty, rows: n_rows, cols, n }, &|_| Epilogue::STORE).await;
+            matmul_case(&mut backends, &Shape { ty, rows: n_rows, cols, n, norm: ONES }, &|_| Epilogue::STORE).await;
         }
+    }
+}
+
+/// Beyond what half floats hold: a few columns are far larger than the others, as in real models.
+async fn matmul_of_inputs_far_apart() {
+    let mut backends = backends().await;
+    let norm: fn(usize) -> f32 = |column| if column % 77 == 5 { 1e6 } else { 10.0 };
+    for ty in [TensorType::Q4_1, TensorType::Q6_K, TensorType::Q8_0, TensorType::MXFP4] {
+        matmul_case(&mut backends, &Shape { ty, rows: 37, cols: 256, n: 40, norm }, &|_| Epilogue::STORE).await;
     }
 }
 
@@ -96,7 +115,7 @@ async fn matmul_epilogues() {
     let mut backends = backends().await;
     for n in [1, 3, 40] {
         for i in 0..16 {
-            let shape = Shape { ty: [TensorType::Q4_1, TensorType::F32][i % 2], rows: 50, cols: 96, n };
+            let shape = Shape { ty: [TensorType::Q4_1, TensorType::F32][i % 2], rows: 50, cols: 96, n, norm: ONES };
             matmul_case(&mut backends, &shape, &move |b| Epilogue {
                 scale: if i & 8 == 0 { 1.0 } else { -0.7 },
                 bias: (i & 1 == 0).then(|| buf(b, 50, &Random::new(5).floats(50))),
@@ -116,7 +135,7 @@ async fn matmul_of_several_weights() {
         let mut random = Random::new(n as u64);
         let x = random.floats(n * cols);
         let bytes: Vec<Vec<u8>> = types.iter().zip(sizes).map(|(&ty, rows)| random.weights(ty, rows * cols)).collect();
-        let scaled = normalised(&x, cols);
+        let scaled = normalised(&x, &vec![1.0; cols]);
         let mut bounds = Vec::new();
         for ((&ty, rows), bytes) in types.iter().zip(sizes).zip(&bytes) {
             let mut decoded = vec![0.0; rows * cols];
@@ -148,4 +167,4 @@ async fn matmul_of_several_weights() {
     }
 }
 
-tests![matmul_of_every_type, matmul_epilogues, matmul_of_several_weights];
+tests![matmul_of_every_type, matmul_of_inputs_far_apart, matmul_epilogues, matmul_of_several_weights];
