@@ -17,7 +17,7 @@ struct Params {
 @group(0) @binding(6) var<storage, read> delta_norm: array<f32>;
 @group(0) @binding(7) var<storage, read_write> out: array<f32>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     var row = id.x;
     if (params.flags & 4u) != 0u {
@@ -28,12 +28,12 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
         var scale = params.delta_scale;
         if (params.flags & 2u) != 0u {
             var squares = 0.0;
-            for (var i = t; i < params.dim; i += 64u) {
+            for (var i = t; i < params.dim; i += THREADS) {
                 squares += delta[at + i] * delta[at + i];
             }
             scale /= sqrt(total(squares, t) / f32(params.dim) + params.eps);
         }
-        for (var i = t; i < params.dim; i += 64u) {
+        for (var i = t; i < params.dim; i += THREADS) {
             var d = delta[at + i] * scale;
             if (params.flags & 2u) != 0u {
                 d *= delta_norm[i];
@@ -43,11 +43,11 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     }
     // Each thread reads back only what it wrote itself.
     var squares = 0.0;
-    for (var i = t; i < params.dim; i += 64u) {
+    for (var i = t; i < params.dim; i += THREADS) {
         squares += x[at + i] * x[at + i];
     }
     let scale = 1.0 / sqrt(total(squares, t) / f32(params.dim) + params.eps);
-    for (var i = t; i < params.dim; i += 64u) {
+    for (var i = t; i < params.dim; i += THREADS) {
         out[id.x * params.stride + i] = x[at + i] * scale * weight[i];
     }
 }

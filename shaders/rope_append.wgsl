@@ -23,7 +23,7 @@ struct Params {
 @group(0) @binding(8) var<storage, read> angles: array<vec2<f32>>;
 @group(0) @binding(9) var<storage, read_write> cache: array<u32>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let dim = params.dim;
     let row = id.y;
@@ -35,7 +35,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     let entry = id.x - n_queries;
     let is_value = !is_query && entry >= params.n_kv_heads;
     let source = (row * select(params.n_kv_heads, params.n_heads, is_query) + select(entry % params.n_kv_heads, id.x, is_query)) * dim;
-    for (var i = t; i < dim; i += 64u) {
+    for (var i = t; i < dim; i += THREADS) {
         if is_query {
             head[i] = q[source + i];
         } else if is_value {
@@ -53,32 +53,32 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
         workgroupBarrier();
     }
     if is_query {
-        for (var i = t; i < dim; i += 64u) {
+        for (var i = t; i < dim; i += THREADS) {
             q[source + i] = head[i];
         }
         return;
     }
     let words = entry_words(dim);
     let to = (plan[step.cells + row] * 2u * params.n_kv_heads + entry) * words;
-    for (var i = t; i < words; i += 64u) {
+    for (var i = t; i < words; i += THREADS) {
         cache[to + i] = word(dim, i);
     }
 }
 
 fn normalise(dim: u32, is_query: bool, t: u32) {
     var squares = 0.0;
-    for (var i = t; i < dim; i += 64u) {
+    for (var i = t; i < dim; i += THREADS) {
         squares += head[i] * head[i];
     }
     let scale = 1.0 / sqrt(total(squares, t) / f32(dim) + params.eps);
-    for (var i = t; i < dim; i += 64u) {
+    for (var i = t; i < dim; i += THREADS) {
         head[i] *= scale * select(k_norm[i], q_norm[i], is_query);
     }
     workgroupBarrier();
 }
 
 fn rotate(row: u32, t: u32) {
-    for (var i = t; i < params.half; i += 64u) {
+    for (var i = t; i < params.half; i += THREADS) {
         var a = i;
         var b = i + params.half;
         if (params.flags & 1u) != 0u {

@@ -47,7 +47,7 @@ fn validate(kernel: Kernel, lanes: Lanes) {
 #[test]
 fn every_kernel_links_and_validates_within_the_default_limits() {
     for kernel in Kernel::all() {
-        for lanes in [Lanes::Workgroup, Lanes::Subgroup] {
+        for lanes in [Lanes::Workgroup, Lanes::Subgroup, Lanes::Processor] {
             validate(kernel, lanes);
         }
     }

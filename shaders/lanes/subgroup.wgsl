@@ -1,6 +1,8 @@
 // Reductions over a workgroup of 64 with subgroup operations: every subgroup leaves its sum in the place of its first
 // thread, whatever the size of a subgroup.
-var<workgroup> partial: array<f32, 64>;
+const THREADS: u32 = 64u;
+
+var<workgroup> partial: array<f32, THREADS>;
 
 fn total(v: f32, t: u32) -> f32 {
     let sum = subgroupAdd(v);

@@ -175,6 +175,8 @@ pub enum Lanes {
     Workgroup,
     /// With subgroup operations.
     Subgroup,
+    /// By few threads, for processors that serve as GPUs.
+    Processor,
 }
 
 impl Lanes {
@@ -182,6 +184,7 @@ impl Lanes {
         match self {
             Lanes::Workgroup => shader!("lanes/workgroup"),
             Lanes::Subgroup => shader!("lanes/subgroup"),
+            Lanes::Processor => shader!("lanes/processor"),
         }
     }
 }

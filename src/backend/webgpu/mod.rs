@@ -161,8 +161,8 @@ impl WebGpu {
         }
         let is_processor = options.is_processor.unwrap_or(software);
         let wanted = [
-            (options.subgroups, wgpu::Features::SUBGROUP),
-            // The kernels for processors have no tiles.
+            // The kernels for processors use neither.
+            (options.subgroups && !is_processor, wgpu::Features::SUBGROUP),
             (options.half_floats && !is_processor, wgpu::Features::SHADER_F16),
             (options.profile, wgpu::Features::TIMESTAMP_QUERY),
         ];
@@ -190,7 +190,11 @@ impl WebGpu {
             })?;
         let faults = Faults::default();
         watch(&device, &faults);
-        let lanes = if features.contains(wgpu::Features::SUBGROUP) { Lanes::Subgroup } else { Lanes::Workgroup };
+        let lanes = match is_processor {
+            true => Lanes::Processor,
+            false if features.contains(wgpu::Features::SUBGROUP) => Lanes::Subgroup,
+            false => Lanes::Workgroup,
+        };
         let floats = if features.contains(wgpu::Features::SHADER_F16) { Floats::F16 } else { Floats::F32 };
         let profile = features.contains(wgpu::Features::TIMESTAMP_QUERY).then(|| Profile::new(&device, &queue));
         let mut memory = Memory::new(device, queue, max_binding);
