@@ -7,14 +7,17 @@ use common::data;
 use common::random::Random;
 use foreword::backend::CacheType;
 use foreword::backend::cpu::Cpu;
+use foreword::engine::openai::{self, Answers, Body};
 use foreword::engine::{Done, Engine, Event, Request, RequestId, TokenEvent};
 use foreword::gguf::source::{FileSource, Source};
 use foreword::model::ModelOptions;
 use foreword::sample::Params;
 use foreword::speculate::draft::{Context, Drafter, Layers, Ngram, Proposals, SecondModel};
 use foreword::speculate::{Mode, Shape};
+use foreword::tokenizer::Detokenizer;
 use foreword::{Error, Kind};
 use std::collections::HashMap;
+use std::ops::Range;
 
 fn engine_of(model: &str, cache_tokens: usize) -> Engine {
     let source = FileSource::open(&data(&format!("models/{model}.gguf"))).expect("a model file");
@@ -251,6 +254,85 @@ fn stop_texts_and_cancels_end_answers_in_the_middle_of_a_tree() {
     }
     engine.clear_cache();
     assert!(engine.model().kv().free_blocks() >= blocks, "blocks leaked");
+}
+
+/// For each byte of a text whether an accepted guess wrote it.
+fn origins(text: &str, accepted: &[Range<usize>]) -> Vec<bool> {
+    (0..text.len()).map(|i| accepted.iter().any(|stretch| stretch.contains(&i))).collect()
+}
+
+/// The engine with the model as its own drafter, so that nearly all guesses are right.
+fn guessing() -> Engine {
+    let mut engine = engine_of("llama", 1024);
+    let drafter = second(&engine, "llama").expect("a drafter");
+    engine.speculate(Box::new(drafter), Mode::Fixed(Shape::Constant(vec![2, 1, 1]))).expect("a mode");
+    engine
+}
+
+#[test]
+fn the_text_says_which_of_it_accepted_guesses_wrote() {
+    let mut engine = guessing();
+    let text = answers(&mut engine, &requests()).iter().map(Answer::text).collect::<String>();
+    // Every character may begin a stop text that never comes, so all text is held back for a while.
+    let stop: Vec<String> = text.chars().map(|c| format!("{c}{c}{c}{c}{c}")).collect();
+    for stop in [Vec::new(), stop, vec![text.chars().skip(20).take(2).collect()]] {
+        let requests: Vec<Request> = requests().into_iter().map(|r| Request { stop: stop.clone(), ..r }).collect();
+        for answer in answers(&mut engine, &requests) {
+            let done = answer.done.as_ref().expect("an end");
+            let pieces = answer.tokens.iter().map(|t| (&t.text, &t.accepted)).chain([(&done.text, &done.accepted)]);
+            let got: Vec<bool> = pieces.flat_map(|(text, accepted)| origins(text, accepted)).collect();
+            // A character belongs to the token that ends it; one that is never ended to nobody.
+            let mut detokenizer = Detokenizer::new(true);
+            let mut of = |t: &TokenEvent| vec![t.guessed; detokenizer.push(engine.tokenizer(), t.token).len()];
+            let mut want: Vec<bool> = answer.tokens.iter().flat_map(&mut of).collect();
+            want.resize(answer.text().len(), false);
+            assert_eq!(got, want, "{:?}", answer.text());
+            assert!(done.usage.accepted_tokens < 4 || got.contains(&true));
+        }
+    }
+}
+
+#[test]
+fn chunks_say_which_text_accepted_guesses_wrote_and_requests_may_want_none() {
+    let mut engine = guessing();
+    let prompt: Vec<u32> = (3..40).collect();
+    let mut stream = |extra: &str| {
+        let body = format!(
+            r#"{{"prompt": {prompt:?}, "temperature": 0, "max_tokens": 30, "ignore_eos": true, "stream": true{extra}}}"#
+        );
+        let body = Body::parse(&body).expect("a body");
+        let mut open = Answers::new();
+        let answer = openai::Answer::new(&body, "1", "llama", 0);
+        open.submit(&mut engine, &body, Err(Error::invalid_request("no template")), answer, 0).expect("a request");
+        let (mut events, mut replies) = (Vec::new(), Vec::new());
+        while !engine.is_idle() {
+            pollster::block_on(engine.step(&mut events)).expect("a step");
+            events.drain(..).for_each(|event| open.take(&mut engine, event, &mut replies));
+        }
+        assert!(replies.iter().rev().skip(1).all(|r| !r.done) && replies.last().is_some_and(|r| r.done));
+        replies.into_iter().map(|r| r.value.expect("a chunk")).collect::<Vec<_>>()
+    };
+    let text = |chunks: &[serde_json::Value], all: bool| {
+        let of = |c: &serde_json::Value| c["choices"][0]["text"].as_str().expect("a text").to_string();
+        let wanted = chunks.iter().filter(|c| all || c["choices"][0]["accepted"] == true);
+        wanted.map(of).collect::<String>()
+    };
+    let (guessed, plain) = (stream(""), stream(r#", "speculate": false"#));
+    assert_eq!(text(&guessed, true), text(&plain, true));
+    let details =
+        |chunks: &[serde_json::Value]| chunks.last().expect("chunks")["usage"]["completion_tokens_details"].clone();
+    let (usage, none) = (details(&guessed), details(&plain));
+    assert!(usage["accepted_prediction_tokens"].as_u64() > Some(15), "{usage}");
+    assert!(text(&guessed, false).len() * 2 > text(&guessed, true).len());
+    assert!(plain.iter().all(|c| c["choices"][0].get("accepted").is_none()));
+    assert_eq!(none["forwards"], 30);
+    assert_eq!(usage["forwards"].as_u64(), Some(30 - usage["accepted_prediction_tokens"].as_u64().unwrap_or(0)));
+    assert_eq!(none["rejected_prediction_tokens"], 0);
+    // Text that was held back comes in pieces of one kind each; what else is said comes with the last of them.
+    let stop: Vec<String> = text(&plain, true).chars().map(|c| c.to_string().repeat(5)).collect();
+    let held = stream(&format!(r#", "logprobs": 0, "stop": {}"#, serde_json::json!(stop)));
+    assert_eq!(text(&held, false), text(&guessed, false));
+    assert_eq!(held.iter().filter(|c| !c["choices"][0]["logprobs"].is_null()).count(), 30);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::predict::Prefill;
 use crate::sample::Params;
+use std::ops::Range;
 
 /// A request for one answer.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,6 +24,8 @@ pub struct Request {
     pub priority: i32,
     /// How the prompt is read; the engine's setting when `None`.
     pub prefill: Option<Prefill>,
+    /// Without guesses, where the engine guesses.
+    pub plain: bool,
 }
 
 /// Names a request.
@@ -47,6 +50,8 @@ pub struct TokenEvent {
     pub token: u32,
     /// Text that is certain now; empty while a character or a stop text may be unfinished.
     pub text: String,
+    /// Stretches of the text, in bytes, that accepted guesses wrote. A character of several tokens belongs to the last one.
+    pub accepted: Vec<Range<usize>>,
     /// Natural log-probability and the most probable tokens, where asked for.
     pub logprobs: Option<(f32, Vec<(u32, f32)>)>,
     /// Whether a drafter had guessed it; see [`crate::speculate`].
@@ -105,6 +110,8 @@ pub struct Done {
     pub reason: FinishReason,
     /// Text that was held back and turned out to belong to the answer.
     pub text: String,
+    /// As in [`TokenEvent::accepted`].
+    pub accepted: Vec<Range<usize>>,
     /// Tokens and times.
     pub usage: Usage,
 }
@@ -124,6 +131,8 @@ pub struct Usage {
     pub ttft_ms: f64,
     /// From the first token to the last, in milliseconds.
     pub decode_ms: f64,
+    /// Forwards that gave tokens of the answer.
+    pub forwards: usize,
     /// Tokens that drafters guessed; see [`crate::speculate`].
     pub guessed_tokens: usize,
     /// Of these, tokens that became part of the answer.
@@ -142,6 +151,7 @@ impl Usage {
             completion_tokens,
             ttft_ms,
             decode_ms,
+            forwards,
             guessed_tokens,
             accepted_tokens,
             drafter_failed,
@@ -152,6 +162,7 @@ impl Usage {
         self.completion_tokens += completion_tokens;
         self.ttft_ms = self.ttft_ms.max(ttft_ms);
         self.decode_ms = self.decode_ms.max(decode_ms);
+        self.forwards += forwards;
         self.guessed_tokens += guessed_tokens;
         self.accepted_tokens += accepted_tokens;
         self.drafter_failed |= drafter_failed;

@@ -141,6 +141,7 @@ impl Running {
             }
         }
         let token = self.sampler.sample(logits);
+        self.usage.forwards += 1;
         self.emit(tokenizer, (token, false), logits, now, events);
     }
 
@@ -183,6 +184,11 @@ impl Running {
             self.usage.drafter_failed = speculation.failed(self.id.0);
             speculation.end(self.id.0);
         }
+    }
+
+    /// Whether guesses are of use now: not while the prompt is read, nor where the request wants none.
+    pub(super) fn may_guess(&self) -> bool {
+        !self.is_reading() && !self.request.plain
     }
 
     /// Sets the guesses of the next [`Running::put`].
@@ -253,6 +259,7 @@ impl Running {
         now: f64,
         events: &mut Vec<Event>,
     ) -> Result<()> {
+        self.usage.forwards += usize::from(self.offer.outputs > 0);
         if let Some(speculation) = speculation
             && !self.tree.is_empty()
         {
@@ -335,9 +342,9 @@ impl Running {
             return;
         }
         self.tokens.push(token);
-        let (text, stopped) = self.stream.push(tokenizer, token);
+        let ((text, accepted), stopped) = self.stream.push(tokenizer, token, guessed);
         let logprobs = self.request.logprobs.map(|n| log_probabilities(logits, token, n));
-        events.push(Event::Token(self.id, TokenEvent { token, text, logprobs, guessed }));
+        events.push(Event::Token(self.id, TokenEvent { token, text, accepted, logprobs, guessed }));
         if stopped {
             self.finish = Some(FinishReason::Stop);
         } else if self.tokens.len() >= self.limit {
@@ -348,7 +355,7 @@ impl Running {
     /// The event of a finished request.
     pub(super) fn over(&mut self) -> Option<Event> {
         let reason = self.finish?;
-        let text = self.stream.finish();
-        Some(Event::Done(self.id, Done { reason, text, usage: self.usage }))
+        let (text, accepted) = self.stream.finish();
+        Some(Event::Done(self.id, Done { reason, text, accepted, usage: self.usage }))
     }
 }

@@ -99,13 +99,12 @@ impl Engine {
         let context = self.model.context_length();
         let mut rows = writing;
         for r in &mut self.running {
-            let reading = r.is_reading();
             let tail = r.done().next_multiple_of(BLOCK).saturating_sub(r.done() + 1);
             let room = (tail + spare).min(self.model.max_batch().saturating_sub(rows));
             let room = room.min(context.saturating_sub(r.done() + 1));
-            let tree = match reading {
-                true => Tree::default(),
-                false => speculation.draft(&mut self.model, r.subject(rows, room)).await,
+            let tree = match r.may_guess() {
+                true => speculation.draft(&mut self.model, r.subject(rows, room)).await,
+                false => Tree::default(),
             };
             r.set_guesses(tree);
             rows += r.guesses();

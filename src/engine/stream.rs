@@ -1,30 +1,49 @@
 //! Tokens to text that may be shown: whole characters, and nothing that may turn out to be a stop text.
 
 use crate::tokenizer::{Detokenizer, Tokenizer};
+use std::ops::Range;
 
 /// The text of one answer.
 pub(super) struct TextStream {
     detokenizer: Detokenizer,
     stop: Vec<String>,
     held: String,
+    /// Stretches of the held text that accepted guesses wrote, in bytes.
+    accepted: Vec<Range<usize>>,
 }
+
+/// Text, and its stretches that accepted guesses wrote.
+pub(super) type Piece = (String, Vec<Range<usize>>);
 
 impl TextStream {
     pub(super) fn new(stop: Vec<String>) -> Self {
-        TextStream { detokenizer: Detokenizer::new(true), stop, held: String::new() }
+        TextStream { detokenizer: Detokenizer::new(true), stop, held: String::new(), accepted: Vec::new() }
     }
 
-    /// Adds a token; returns the text that is certain, and whether a stop text was met.
-    pub(super) fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> (String, bool) {
+    /// Adds a token, which a drafter may have guessed; returns the text that is certain, and whether a stop text was met.
+    pub(super) fn push(&mut self, tokenizer: &Tokenizer, token: u32, guessed: bool) -> (Piece, bool) {
+        let from = self.held.len();
         self.held.push_str(&self.detokenizer.push(tokenizer, token));
-        if let Some(at) = self.stop.iter().filter_map(|s| self.held.find(s.as_str())).min() {
-            self.held.truncate(at);
-            self.detokenizer.finish();
-            return (std::mem::take(&mut self.held), true);
+        if guessed && self.held.len() > from {
+            self.accepted.push(from..self.held.len());
         }
-        let certain = self.held.len() - self.unfinished_stop();
-        let rest = self.held.split_off(certain);
-        (std::mem::replace(&mut self.held, rest), false)
+        if let Some(at) = self.stop.iter().filter_map(|s| self.held.find(s.as_str())).min() {
+            let piece = self.release(at);
+            self.held.clear();
+            self.accepted.clear();
+            self.detokenizer.finish();
+            return (piece, true);
+        }
+        (self.release(self.held.len() - self.unfinished_stop()), false)
+    }
+
+    /// Gives the first `n` bytes of the held text away.
+    fn release(&mut self, n: usize) -> Piece {
+        let rest = self.held.split_off(n);
+        let all = std::mem::take(&mut self.accepted);
+        self.accepted = all.iter().filter(|r| r.end > n).map(|r| r.start.saturating_sub(n)..r.end - n).collect();
+        let accepted = all.into_iter().filter(|r| r.start < n).map(|r| r.start..r.end.min(n)).collect();
+        (std::mem::replace(&mut self.held, rest), accepted)
     }
 
     /// Longest end of the held text, in bytes, that a stop text begins with.
@@ -39,9 +58,9 @@ impl TextStream {
     }
 
     /// Text still held back when the answer ends.
-    pub(super) fn finish(&mut self) -> String {
-        let mut text = std::mem::take(&mut self.held);
+    pub(super) fn finish(&mut self) -> Piece {
+        let (mut text, accepted) = self.release(self.held.len());
         text.push_str(&self.detokenizer.finish());
-        text
+        (text, accepted)
     }
 }

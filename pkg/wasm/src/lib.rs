@@ -100,13 +100,19 @@ impl Session {
         submit().map_err(|e| to_js(&e))
     }
 
-    /// Queues a run of the benchmark: `prompt` tokens of noise, `gen` tokens of answer. Its answer is its `usage`.
+    /// Queues a run of the benchmark: `prompt` tokens of noise, `gen` tokens of answer, without guesses: what
+    /// follows noise says nothing about them. Its answer is its `usage`.
     pub fn submit_benchmark(&mut self, prompt: usize, generate: usize) -> std::result::Result<f64, JsValue> {
         self.engine.clear_cache();
         let n_vocab = self.engine.model().config().n_vocab as u32;
         let noise = (0..prompt as u32).map(|i| i.wrapping_mul(2_654_435_761) % n_vocab);
-        let request =
-            Request { prompt: noise.collect(), max_tokens: Some(generate), ignore_eos: true, ..Request::default() };
+        let request = Request {
+            prompt: noise.collect(),
+            max_tokens: Some(generate),
+            ignore_eos: true,
+            plain: true,
+            ..Request::default()
+        };
         let answer = Answer::new(&Body::default(), "benchmark", &self.name, 0);
         let id = self.answers.submit_requests(&mut self.engine, vec![request], answer, false);
         id.map(|id| id.0 as f64).map_err(|e| to_js(&e))

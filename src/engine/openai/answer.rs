@@ -4,6 +4,7 @@ use super::super::{Done, Event, FinishReason, TokenEvent, Usage};
 use super::{Body, usage};
 use crate::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
+use std::ops::Range;
 
 /// Turns the events of a body's requests, one a choice, into chunks or into one response.
 #[derive(Debug)]
@@ -55,22 +56,22 @@ impl Answer {
                 if token.text.is_empty() && logprobs.is_none() && self.choices[index].begun {
                     return Vec::new();
                 }
-                vec![self.chunk(index, &token.text, logprobs, None)]
+                self.chunks_of(index, (&token.text, &token.accepted), logprobs, None)
             }
             Event::Done(_, done) => {
-                let mut last = self.chunk(index, &done.text, None, Some(done.reason));
+                let mut chunks = self.chunks_of(index, (&done.text, &done.accepted), None, Some(done.reason));
                 if !self.end(index, done) {
-                    return vec![last];
+                    return chunks;
                 }
-                let usage = usage(&self.usage);
-                if !self.include_usage {
-                    last["usage"] = usage;
-                    return vec![last];
+                if self.include_usage {
+                    let mut end = self.envelope(if self.chat { "chat.completion.chunk" } else { "text_completion" });
+                    end["choices"] = json!([]);
+                    chunks.push(end);
                 }
-                let mut end = self.envelope(if self.chat { "chat.completion.chunk" } else { "text_completion" });
-                end["choices"] = json!([]);
-                end["usage"] = usage;
-                vec![last, end]
+                if let Some(last) = chunks.last_mut() {
+                    last["usage"] = usage(&self.usage);
+                }
+                chunks
             }
             Event::Failed(..) => Vec::new(),
         }
@@ -124,8 +125,32 @@ impl Answer {
         json!({"id": self.id, "object": object, "created": self.created, "model": self.model})
     }
 
-    fn chunk(&mut self, index: usize, text: &str, logprobs: Option<Value>, finish: Option<FinishReason>) -> Value {
+    /// A chunk for each piece of the text; what is said besides is in the last one.
+    fn chunks_of(
+        &mut self,
+        index: usize,
+        (text, accepted): (&str, &[Range<usize>]),
+        logprobs: Option<Value>,
+        finish: Option<FinishReason>,
+    ) -> Vec<Value> {
+        let mut pieces = pieces(text, accepted);
+        let last = pieces.pop().unwrap_or_default();
+        let mut chunks: Vec<Value> = pieces.into_iter().map(|piece| self.chunk(index, piece, None, None)).collect();
+        chunks.push(self.chunk(index, last, logprobs, finish));
+        chunks
+    }
+
+    fn chunk(
+        &mut self,
+        index: usize,
+        (text, accepted): (&str, bool),
+        logprobs: Option<Value>,
+        finish: Option<FinishReason>,
+    ) -> Value {
         let mut choice = json!({"index": index});
+        if accepted {
+            choice["accepted"] = true.into();
+        }
         let begun = std::mem::replace(&mut self.choices[index].begun, true);
         if self.chat {
             let mut delta = Map::new();
@@ -161,6 +186,20 @@ impl Answer {
         let top: Vec<Value> = top.collect();
         json!({"tokens": column("token"), "token_logprobs": column("logprob"), "top_logprobs": top})
     }
+}
+
+/// Cuts a text into pieces that accepted guesses wrote (`true`), and such that they did not.
+fn pieces<'a>(text: &'a str, accepted: &[Range<usize>]) -> Vec<(&'a str, bool)> {
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    for stretch in accepted {
+        pieces.push((&text[at..stretch.start], false));
+        pieces.push((&text[stretch.clone()], true));
+        at = stretch.end;
+    }
+    pieces.push((&text[at..], false));
+    pieces.retain(|(piece, _)| !piece.is_empty());
+    pieces
 }
 
 /// A token with its log-probabilities, in the form of chat completions.

@@ -76,6 +76,8 @@ pub struct Body {
     pub priority: Option<i32>,
     /// `exact`, `fast`, `progressive` or `auto`; see [`crate::predict::Prefill`].
     pub prefill: Option<String>,
+    /// `false`: without guesses, where the engine guesses.
+    pub speculate: Option<bool>,
 }
 
 /// The prompt of a completion.
@@ -157,6 +159,7 @@ impl Body {
             ignore_eos: self.ignore_eos,
             priority: self.priority.unwrap_or(0),
             prefill: self.prefill.as_deref().map(str::parse).transpose()?,
+            plain: self.speculate == Some(false),
         };
         let prompts = self.tokens(engine, template)?;
         Ok(prompts.into_iter().map(|prompt| Request { prompt, ..request.clone() }).collect())
@@ -230,6 +233,7 @@ pub fn usage(usage: &Usage) -> Value {
             "accepted_prediction_tokens": usage.accepted_tokens,
             "rejected_prediction_tokens": usage.guessed_tokens - usage.accepted_tokens,
             "drafter_failed": usage.drafter_failed,
+            "forwards": usage.forwards,
         },
         "timings": {
             "ttft_ms": usage.ttft_ms,
