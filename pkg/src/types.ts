@@ -95,6 +95,19 @@ export interface Stats {
   running: number;
   /** Of the last answer. */
   last?: Usage;
+  /** Where the model was loaded with `speculate`. */
+  speculation?: SpeculationStats;
+}
+
+/** Of all answers since the model was loaded, cancelled ones included, those of `benchmark()` not. */
+export interface SpeculationStats {
+  /** Tokens that were guessed, and those of them that became part of an answer. */
+  guessed: number;
+  accepted: number;
+  /** Forwards that gave tokens of answers. */
+  forwards: number;
+  /** Tokens of the answers by these forwards: 1 without guesses, 0 before the first answer. */
+  tokensPerForward: number;
 }
 
 export interface BenchmarkOptions {
@@ -158,6 +171,8 @@ export interface SamplingOptions {
   ignore_eos?: boolean;
   /** See {@link LoadOptions.prefill}. */
   prefill?: Prefill;
+  /** `false`: this answer without guesses, where the model was loaded with `speculate`. */
+  speculate?: boolean;
 }
 
 export interface ChatCompletionRequest extends SamplingOptions {
@@ -181,8 +196,11 @@ export interface Usage {
   total_tokens: number;
   /** Tokens of the prompt that an earlier answer left in the KV cache; tokens that were predicted when the answer began. */
   prompt_tokens_details: { cached_tokens: number; predicted_tokens: number };
-  /** Guesses that became part of the answer, those that did not, and whether the drafter failed, so that the answer went on without it. */
-  completion_tokens_details: { accepted_prediction_tokens: number; rejected_prediction_tokens: number; drafter_failed: boolean };
+  /**
+   * Guesses that became part of the answer, those that did not, whether the drafter failed, so that the answer went on without it,
+   * and forwards that gave tokens of the answer.
+   */
+  completion_tokens_details: { accepted_prediction_tokens: number; rejected_prediction_tokens: number; drafter_failed: boolean; forwards: number };
   timings: { ttft_ms: number; decode_ms: number; prefill_tok_s: number; decode_tok_s: number };
 }
 
@@ -221,21 +239,30 @@ export interface ChatCompletion extends Envelope {
   usage: Usage;
 }
 
+/** What the choice of a chunk has beside OpenAI's fields. */
+export interface Origin {
+  /**
+   * There where an accepted guess (`speculate`) wrote the chunk's text. No chunk mixes: text that was held back, as the beginning
+   * of a stop text, comes in several chunks if it has to. A character of several tokens belongs to the last of them.
+   */
+  accepted?: true;
+}
+
 export interface ChatCompletionChunk extends Envelope {
   object: 'chat.completion.chunk';
-  choices: {
+  choices: (Origin & {
     index: number;
     delta: { role?: 'assistant'; content?: string };
     logprobs: ChatLogprobs | null;
     finish_reason: FinishReason | null;
-  }[];
+  })[];
   /** In the last chunk. */
   usage?: Usage;
 }
 
 export interface Completion extends Envelope {
   object: 'text_completion';
-  choices: { index: number; text: string; logprobs: TextLogprobs | null; finish_reason: FinishReason | null }[];
+  choices: (Origin & { index: number; text: string; logprobs: TextLogprobs | null; finish_reason: FinishReason | null })[];
   usage?: Usage;
 }
 

@@ -31,6 +31,10 @@ let origin: LoadArgs | undefined;
 /** Whether the device has made a step since it was opened. */
 let proven = false;
 let last: Usage | undefined;
+/** Of all answers but the benchmark's. */
+const written = { tokens: 0, forwards: 0, guessed: 0, accepted: 0 };
+/** The benchmark's last request. */
+let trial = -1;
 let pumping = false;
 const open = new Map<number, Open>();
 /** What has to wait for the end of a step: the engine cannot be entered twice. */
@@ -274,6 +278,7 @@ async function restore(s: Session, lost: ForewordError): Promise<void> {
 }
 
 function deliver({ id, value, done, error }: StepEvent): void {
+  if (value?.usage && id !== trial) count(value.usage);
   const request = open.get(id);
   if (!request) return;
   if (error) request.reject(new ForewordError(error.code, error.message));
@@ -281,6 +286,13 @@ function deliver({ id, value, done, error }: StepEvent): void {
   if (done) request.resolve(value);
   else if (!error) request.part(value);
   if (done || error) open.delete(id);
+}
+
+function count({ completion_tokens, completion_tokens_details: details }: Usage): void {
+  written.tokens += completion_tokens;
+  written.forwards += details.forwards;
+  written.guessed += details.accepted_prediction_tokens + details.rejected_prediction_tokens;
+  written.accepted += details.accepted_prediction_tokens;
 }
 
 /** A trap leaves the engine in an unknown state: it is not used again. */
@@ -296,13 +308,15 @@ function stats(s: Session): Stats {
   const memory = { ...JSON.parse(s.memory()), wasm: kernel!.memory.buffer.byteLength };
   const kernels = JSON.parse(s.kernels());
   const compileMs = s.compile_ms();
-  return { memory, ...(kernels.length && { kernels }), ...(compileMs && { compileMs }), running: open.size, ...(last && { last }) };
+  const { tokens, ...counts } = written;
+  const speculation = origin?.speculate && { ...counts, tokensPerForward: counts.forwards ? tokens / counts.forwards : 0 };
+  return { memory, ...(kernels.length && { kernels }), ...(compileMs && { compileMs }), running: open.size, ...(last && { last }), ...(speculation && { speculation }) };
 }
 
 async function benchmark(args: Omit<BenchmarkOptions, 'signal'>, { signal }: CallContext<'benchmark'>): Promise<BenchmarkResult> {
   const { promptTokens = 512, genTokens = 64, reps = 3 } = args;
   const context = { part() {}, signal };
-  const once = async (gen: number) => (await run<{ usage: Usage }>(context, (s) => s.submit_benchmark(promptTokens, gen))).usage;
+  const once = async (gen: number) => (await run<{ usage: Usage }>(context, (s) => (trial = s.submit_benchmark(promptTokens, gen)))).usage;
   // The first run warms up: the browser compiles hot code a second time.
   await once(Math.min(genTokens, 8));
   const runs: Usage[] = [];

@@ -104,6 +104,56 @@ test('the first word of a long prompt comes early where that was switched on', a
   await set('', 512, false);
 });
 
+test('guessed words have a colour where that was switched on, and their figures are shown', async () => {
+  const set = async (temperature, longest, guesses) => {
+    await page.getByRole('button', { name: 'Settings' }).click();
+    await page.getByRole('slider', { name: 'Temperature' }).fill(String(temperature));
+    await page.getByRole('slider', { name: 'Longest answer' }).fill(String(longest));
+    await page.locator('input[name=guesses]').setChecked(guesses);
+    await page.locator('#settings [aria-label=Close]').click();
+  };
+  await page.getByRole('button', { name: 'New chat' }).first().click();
+  await page.click('[aria-label=Statistics]');
+  await set(0, 96, false);
+  await ask('Correct the spelling: The lighthouse keeper counted the ships that past in the fog. He wrote there names into a large book, and the book was never red by anyone.');
+  const marks = page.locator('.message.assistant mark');
+  const plain = await texts('assistant');
+  assert.equal(await marks.count(), 0);
+  await page.locator('.guesses', { hasText: /Tokens a forward\s*\d\.\d+ \(\d\.\d+\)\s*Guesses\s*\d+ \(\d+\)\s*Right\s*\d+ % \(\d+ %\)/ }).waitFor();
+  await set(0, 96, true);
+  await marks.first().waitFor();
+  assert.deepEqual(await texts('assistant'), plain);
+  const colour = (selector) => page.locator(selector).first().evaluate((e) => getComputedStyle(e).color);
+  assert.notEqual(await colour('.message.assistant mark'), await colour('.message.assistant .text'));
+  for (const colorScheme of ['light', 'dark']) {
+    await page.emulateMedia({ colorScheme });
+    await shot(`guesses-${colorScheme}`);
+  }
+  await set(0.7, 512, true);
+  await page.click('[aria-label="Close the statistics"]');
+});
+
+test('colours find their words in Markdown, and nothing harmful gets in by them', async () => {
+  const { build } = await import(path.join(WWW, 'node_modules/esbuild/lib/main.js'));
+  const bundle = await build({ entryPoints: [path.join(WWW, 'src/markdown.js')], bundle: true, format: 'iife', globalName: 'markdown', write: false });
+  const blank = await browser.newPage();
+  await blank.addScriptTag({ content: bundle.outputFiles[0].text });
+  const html = (text, ...words) => {
+    const coloured = words.map((word) => [text.lastIndexOf(word), text.lastIndexOf(word) + word.length]);
+    return blank.evaluate((args) => markdown.toHtml(...args), [text, coloured]);
+  };
+  const plain = '**bold** and `code`';
+  assert.equal(await html(plain), '<p><strong>bold</strong> and <code>code</code></p>\n');
+  assert.equal(await html(plain, '**bo', ' and `co'), '<p><strong><mark>bo</mark>ld</strong><mark> and </mark><code><mark>co</mark>de</code></p>\n');
+  assert.match(await html('1. one\n\n   ```x\n   let x;\n   }\n   ```\n', 'x;\n   }'), /let <mark>x;<\/mark>\n<mark>}<\/mark>/);
+  assert.match(await html('[here](https://x.y/here) here', ' here'), />here<\/a><mark> here<\/mark>/);
+  assert.match(await html('| a | b |\n|---|---|\n| c \\*d | e |', 'd | e'), /c \*<mark>d<\/mark><\/td>\s*<td><mark>e<\/mark>/);
+  const evil = '<img src=x onerror=alert(1)>\ue000<mark>a</mark> [b](javascript:alert(1)) `<i>`';
+  const safe = '<p><mark>\ufffd</mark><mark>a</mark><mark> </mark><a target="_blank" rel="noopener noreferrer"><mark>b</mark></a><mark> </mark><code><mark>&lt;i&gt;</mark></code></p>\n';
+  assert.equal(await html(evil, evil), safe);
+  await blank.close();
+});
+
 test('the keyboard is enough', async () => {
   await page.locator('#prompt').focus();
   await page.keyboard.type('Count to ninety.');

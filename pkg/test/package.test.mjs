@@ -87,6 +87,37 @@ on('guesses leave the words as they are, and are counted; a sidecar that is none
   assert.equal(r.refused.code, 'bad_file');
 });
 
+on('a stream says which text was guessed, and stats() counts guesses', async (page) => {
+  const r = await inPage(page, async (Foreword) => {
+    const request = { prompt: 'The cat sat on the mat. '.repeat(8), temperature: 0, max_tokens: 24, ignore_eos: true };
+    const model = await Foreword.load('/smol.gguf', { speculate: { method: 'rsd-s', budget: 4 } });
+    const chunks = [];
+    for await (const chunk of await model.completions.create({ ...request, stream: true })) chunks.push(chunk);
+    const one = (await model.stats()).speculation;
+    const plain = await model.completions.create({ ...request, speculate: false });
+    const two = (await model.stats()).speculation;
+    await model.benchmark({ promptTokens: 8, genTokens: 4, reps: 1 });
+    const measured = (await model.stats()).speculation;
+    for await (const _ of await model.completions.create({ ...request, max_tokens: 200, stream: true })) break;
+    return { chunks, one, plain, two, measured, cancelled: (await model.stats()).speculation };
+  });
+  assert.equal(r.code, undefined, r.message);
+  const { usage } = r.chunks.at(-1);
+  const { accepted_prediction_tokens: accepted, rejected_prediction_tokens: rejected, forwards } = usage.completion_tokens_details;
+  assert.ok(accepted > 8, JSON.stringify(usage));
+  // These tokens are whole words, so each has a chunk of its own.
+  assert.equal(r.chunks.filter((c) => c.choices[0].accepted).length, accepted);
+  assert.equal(r.chunks.map((c) => c.choices[0].text).join(''), r.plain.choices[0].text);
+  assert.ok(r.chunks.every((c) => !('accepted' in c.choices[0]) || c.choices[0].accepted === true));
+  assert.equal(forwards, 24 - accepted);
+  assert.deepEqual(r.one, { forwards, guessed: accepted + rejected, accepted, tokensPerForward: 24 / forwards });
+  const none = r.plain.usage.completion_tokens_details;
+  assert.deepEqual([none.accepted_prediction_tokens + none.rejected_prediction_tokens, none.forwards], [0, 24]);
+  assert.deepEqual(r.two, { ...r.one, forwards: forwards + 24, tokensPerForward: 48 / (forwards + 24) });
+  assert.deepEqual(r.measured, r.two);
+  assert.ok(r.cancelled.forwards > r.two.forwards);
+});
+
 on('guessing that cannot be is refused, with what may be instead', async (page) => {
   const r = await inPage(page, async (Foreword) => {
     const refused = {};

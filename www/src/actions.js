@@ -32,6 +32,7 @@ export async function load(source, label, view = 'chat') {
       backend,
       ...(threads && { threads }),
       contextLength,
+      speculate: 'auto',
       mirror: new URL('models/', document.baseURI),
       ...(await withSidecar(source)),
       signal: controller.signal,
@@ -142,7 +143,7 @@ async function answer() {
   const { model, chat, settings } = state;
   const controller = (state.answering = new AbortController());
   const history = chat.messages.map(({ role, content }) => ({ role, content }));
-  const reply = { role: 'assistant', content: '' };
+  const reply = { role: 'assistant', content: '', guessed: [] };
   chat.updated = Date.now();
   // A reload in the middle of the answer must not lose the question.
   await save();
@@ -152,7 +153,7 @@ async function answer() {
   try {
     for await (const chunk of await ask(model, history, settings, controller.signal)) {
       const [choice] = chunk.choices;
-      reply.content += choice?.delta?.content ?? choice?.text ?? '';
+      add(reply, choice?.delta?.content ?? choice?.text ?? '', choice?.accepted);
       plots.token();
       if (chunk.usage) noteUsage(chunk.usage);
       changed();
@@ -170,6 +171,16 @@ async function answer() {
   }
 }
 
+/** Goes on with an answer; `guessed` are the stretches of its text that accepted guesses wrote. */
+function add(reply, text, accepted) {
+  const from = reply.content.length;
+  reply.content += text;
+  if (!accepted) return;
+  const last = reply.guessed.at(-1);
+  if (last?.[1] === from) last[1] = reply.content.length;
+  else reply.guessed.push([from, reply.content.length]);
+}
+
 /** From so many tokens to read on, the wait for the first word is kept for comparison. */
 const LONG = 128;
 
@@ -180,9 +191,11 @@ function noteUsage(usage) {
   if (tokens >= LONG) state.waits[predicted_tokens ? 'predicted' : 'exact'] = { tokens, ms: usage.timings.ttft_ms };
 }
 
-/** Asks the model for its memory. */
+/** Asks the model for its figures. */
 export async function measure() {
-  state.memory = (await state.model?.stats().catch(() => null))?.memory ?? null;
+  const stats = await state.model?.stats().catch(() => null);
+  state.memory = stats?.memory ?? null;
+  state.speculation = stats?.speculation ?? null;
   plots.memory(state.memory);
   changed();
 }

@@ -1,7 +1,7 @@
 /** What the page knows, and how it is kept over reloads. */
 import { get, set } from 'idb-keyval';
 
-export const DEFAULTS = { system: '', temperature: 0.7, top_p: 0.95, max_tokens: 512, backend: 'auto', threads: 0, contextLength: 4096, theme: 'auto', early: false };
+export const DEFAULTS = { system: '', temperature: 0.7, top_p: 0.95, max_tokens: 512, backend: 'auto', threads: 0, contextLength: 4096, theme: 'auto', early: false, guesses: false };
 
 export const state = {
   view: 'chat',
@@ -29,6 +29,8 @@ export const state = {
   /** `{exact, predicted}`: how long the first word of the last long prompt took, `{tokens, ms}` each. */
   waits: {},
   memory: null,
+  /** What guessing came to since the model was loaded. */
+  speculation: null,
   bench: { running: false, result: null, kernels: null, copied: false },
 };
 

@@ -186,7 +186,7 @@ function message(m, i) {
   if (m.role === 'user' && state.editing === i) return editor(m, i);
   return html`<article class="message ${m.role}">
     <h3 class="visually-hidden">${m.role === 'user' ? 'You' : 'Model'}</h3>
-    <div class="text ${writing ? 'writing' : ''}">${m.role === 'user' ? m.content : m.content ? unsafeHTML(toHtml(m.content)) : html`<span class="thinking" aria-label="Reading"><i></i><i></i><i></i></span>`}</div>
+    <div class="text ${writing ? 'writing' : ''}">${m.role === 'user' ? m.content : m.content ? unsafeHTML(toHtml(m.content, state.settings.guesses ? m.guessed : [])) : html`<span class="thinking" aria-label="Reading"><i></i><i></i><i></i></span>`}</div>
     ${writing
       ? nothing
       : html`<div class="tools">
@@ -288,7 +288,7 @@ function panel() {
       ${figure('First token', t ? t.ttft_ms.toFixed(0) : '–', 'ms')} ${figure('Prefill', t ? t.prefill_tok_s.toFixed(1) : '–', 'tok/s')}
       ${figure('Decode', t ? t.decode_tok_s.toFixed(1) : '–', 'tok/s')} ${figure('Prompt', usage?.prompt_tokens ?? '–', usage ? `${usage.prompt_tokens_details.cached_tokens} reused${usage.prompt_tokens_details.predicted_tokens ? `, ${usage.prompt_tokens_details.predicted_tokens} predicted` : ''}` : 'tokens')}
     </dl>
-    ${waits()}
+    ${waits()} ${guesses()}
     <h3>Tokens a second</h3>
     <div class="plot" id="plot-speed"></div>
     <h3>Memory, MiB</h3>
@@ -309,6 +309,20 @@ function waits() {
     <dl class="list waits">${wait('Read exactly', exact)}${wait('Predicted first', predicted)}</dl>`;
 }
 
+/** How well the next words were guessed: in the last answer, and in all since the model was loaded. */
+function guesses() {
+  const { usage, speculation } = state;
+  if (!usage || !speculation?.forwards) return nothing;
+  const { accepted_prediction_tokens: accepted, rejected_prediction_tokens: rejected, forwards } = usage.completion_tokens_details;
+  const last = { guessed: accepted + rejected, accepted, tokensPerForward: usage.completion_tokens / forwards };
+  const right = ({ guessed, accepted }) => (guessed ? `${((100 * accepted) / guessed).toFixed(0)} %` : '–');
+  const row = (name, show) => html`<dt>${name}</dt><dd>${show(last)} (${show(speculation)})</dd>`;
+  return html`<h3>Guessed words: last answer (all answers)</h3>
+    <dl class="list guesses">
+      ${row('Tokens a forward', (of) => of.tokensPerForward.toFixed(2))} ${row('Guesses', (of) => of.guessed)} ${row('Right', right)}
+    </dl>`;
+}
+
 function settingsDialog() {
   const { settings } = state;
   const number = (key, label, min, max, step, hint = '') => html`<label
@@ -323,6 +337,7 @@ function settingsDialog() {
       ${number('contextLength', 'Context', 512, 8192, 512, 'For the next model that is loaded.')} ${number('threads', 'Threads', 0, 16, 1, 'For the next model that is loaded.')}
       ${backendChoice((backend) => ((state.settings.backend = backend), saveSettings(), changed()))}
       <label class="choice"><input type="checkbox" name="early" .checked=${settings.early} @change=${(e) => ((settings.early = e.target.checked), saveSettings(), changed())} />First word early<small>Long prompts are predicted at first, and read exactly behind the first words.</small></label>
+      <label class="choice"><input type="checkbox" name="guesses" .checked=${settings.guesses} @change=${(e) => ((settings.guesses = e.target.checked), saveSettings(), changed())} />Show guessed words<small>Words that were guessed ahead, and that the model agreed with, have a colour of their own.</small></label>
       <fieldset>
         <legend>Appearance</legend>
         ${['auto', 'light', 'dark'].map((theme) => html`<label class="choice"><input type="radio" name="theme" .checked=${settings.theme === theme} @change=${() => ((settings.theme = theme), saveSettings(), changed())} />${theme}</label>`)}
