@@ -329,6 +329,9 @@ function settingsDialog() {
     >${label}<output>${settings[key] || (key === 'threads' ? 'auto' : settings[key])}</output
     ><input type="range" aria-label=${label} min=${min} max=${max} step=${step} .value=${String(settings[key])} @input=${(e) => ((settings[key] = Number(e.target.value)), saveSettings(), changed())} />${hint ? html`<small>${hint}</small>` : nothing}</label
   >`;
+  const toggle = (key, label, hint) => html`<label class="switch"
+    ><input type="checkbox" name=${key} .checked=${settings[key]} @change=${(e) => ((settings[key] = e.target.checked), saveSettings(), changed())} />${label}<small>${hint}</small></label
+  >`;
   return html`<dialog id="settings" aria-labelledby="settings-title">
     <form method="dialog">
       <header><h2 id="settings-title">Settings</h2><button class="icon quiet" aria-label="Close">${icon('close')}</button></header>
@@ -336,8 +339,8 @@ function settingsDialog() {
       ${number('temperature', 'Temperature', 0, 2, 0.05)} ${number('top_p', 'Top p', 0.05, 1, 0.05)} ${number('max_tokens', 'Longest answer', 16, 2048, 16)}
       ${number('contextLength', 'Context', 512, 8192, 512, 'For the next model that is loaded.')} ${number('threads', 'Threads', 0, 16, 1, 'For the next model that is loaded.')}
       ${backendChoice((backend) => ((state.settings.backend = backend), saveSettings(), changed()))}
-      <label class="choice"><input type="checkbox" name="early" .checked=${settings.early} @change=${(e) => ((settings.early = e.target.checked), saveSettings(), changed())} />First word early<small>Long prompts are predicted at first, and read exactly behind the first words.</small></label>
-      <label class="choice"><input type="checkbox" name="guesses" .checked=${settings.guesses} @change=${(e) => ((settings.guesses = e.target.checked), saveSettings(), changed())} />Show guessed words<small>Words that were guessed ahead, and that the model agreed with, have a colour of their own.</small></label>
+      ${toggle('early', 'First word early', 'Long prompts are predicted at first, and read exactly behind the first words.')}
+      ${toggle('guesses', 'Show guessed words', 'Words that were guessed ahead, and that the model agreed with, have a colour of their own.')}
       <fieldset>
         <legend>Appearance</legend>
         ${['auto', 'light', 'dark'].map((theme) => html`<label class="choice"><input type="radio" name="theme" .checked=${settings.theme === theme} @change=${() => ((settings.theme = theme), saveSettings(), changed())} />${theme}</label>`)}
