@@ -189,7 +189,7 @@ impl Lanes {
     }
 }
 
-/// What the tiles of `matmul` hold; sums are 32-bit floats.
+/// What the tiles of `matmul` hold; sums of more than four columns are 32-bit floats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Floats {
     /// Runs everywhere.
