@@ -19,7 +19,7 @@ use std::ops::{Range, RangeInclusive};
 pub const SINKS: usize = 4;
 
 /// Last tokens of a prompt that go through all layers at once: an eighth of those to read, between these.
-pub const TAIL: RangeInclusive<usize> = 32..=48;
+pub const TAIL: RangeInclusive<usize> = 32..=64;
 
 /// Length of the tail of `n` tokens.
 pub fn tail(n: usize) -> usize {
