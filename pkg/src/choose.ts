@@ -22,7 +22,7 @@ interface Outcome {
 }
 
 interface Adapter {
-  info?: { vendor?: string; architecture?: string; device?: string; description?: string };
+  info?: { vendor?: string; architecture?: string; device?: string; description?: string; isFallbackAdapter?: boolean };
 }
 
 /** To be raised when kernels change so much that trials have to be held again. */
@@ -39,6 +39,8 @@ export async function choose(backend: NonNullable<LoadOptions['backend']>, threa
     return { kernel: await startWebGpu(), reason: 'WebGPU was asked for', gpu };
   }
   if (!gpu) return { kernel: await startCpu(threads), reason: `WASM: ${lowerFirst(adapter as string)}` };
+  // A trial would only tell at length what is known: WASM uses the processor better.
+  if (isSoftware(adapter as Adapter)) return { kernel: await startCpu(threads), reason: `WASM: ${gpu} is a software GPU` };
   const key = `${VERSION} ${threadsFor(threads)} ${gpu}`;
   const known = await recall(key);
   if (known) return { kernel: await (isGpu(known) ? startWebGpu() : startCpu(threads)), reason: reasonOf(known, gpu), gpu };
@@ -57,6 +59,9 @@ function nameOf({ info }: Adapter): string {
   const { vendor, architecture, device, description } = info ?? {};
   return [...new Set([vendor, architecture, device, description])].filter(Boolean).join(' ') || 'an unnamed GPU';
 }
+
+/** Whether the processor serves as the GPU. */
+const isSoftware = ({ info }: Adapter) => info?.isFallbackAdapter === true;
 
 /** Holds the trial; the loser is given up. */
 async function compare(key: string, name: string, threads: number | undefined): Promise<Chosen> {

@@ -6,7 +6,7 @@ export type ModelSource = string | URL | Blob | (string | URL)[];
 export interface LoadOptions {
   /**
    * `cpu`: WASM. `webgpu`: any GPU that the browser offers, a software one included. `auto` (default): WebGPU where it is the
-   * faster one in a short trial, which is held once for a GPU, else WASM.
+   * faster one in a short trial, which is held once for a GPU and not for software ones, else WASM.
    */
   backend?: 'auto' | 'cpu' | 'webgpu';
   /** Threads; by default the number of cores, at most 8. More than one needs a cross-origin isolated page. */

@@ -176,8 +176,16 @@ test('a model that the GPU has no room for is refused before its download', { ti
   assert.ok(performance.now() - begun < wholeMs / 2);
 });
 
+/** A software GPU that says it were none. */
+const HARDWARE = `Object.defineProperty(GPUAdapterInfo.prototype, 'isFallbackAdapter', { get: () => false });`;
+
 test('auto takes what is faster, remembers it, and falls back', { timeout: 120_000 }, () =>
   withPage(browser, server.url, async (page) => {
+    const software = await inPage(page, ask, {});
+    assert.equal(software.infos[0].backend, 'cpu');
+    assert.match(software.infos[0].backendReason, /^WASM: .*swiftshader is a software GPU/i);
+    await inWorkers(page, HARDWARE);
+    await page.reload();
     const slow = await inPage(page, ask, {});
     assert.equal(slow.code, undefined, slow.message);
     assert.equal(slow.infos[0].backend, 'cpu');
