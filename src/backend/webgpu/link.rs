@@ -41,7 +41,7 @@ pub enum Kernel {
     MatmulFlat {
         layout: Layout,
     },
-    /// `tokens` of 32 or 64; half floats for codes only, see [`Floats::of`].
+    /// `tokens` of 32 or 64; half floats for codes only.
     Matmul {
         layout: Layout,
         tokens: u8,
