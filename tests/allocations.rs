@@ -59,8 +59,11 @@ fn main() {
     let options =
         ModelOptions { context_length: Some(128), cache_type: CacheType::F16, cache_tokens: None, max_batch: 16 };
     let mut model = load(&data("models/gemma3.gguf"), &options, Cpu::new(2));
-    // On a busy machine the helper thread may first run, and set itself up, in the middle of a sequence: once.
+    // Time for the helper thread to start, which allocates.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    // On a busy machine it may help, and size its scratch memory, for the first time in the middle of a sequence; but once.
     let counts: Vec<usize> = (0..5).map(|_| allocations(&mut model)).collect();
-    assert!(counts.contains(&0), "{counts:?} allocations in 20 decode steps each");
+    let allocating = counts.iter().filter(|&&n| n > 0).count();
+    assert!(allocating <= 1, "{counts:?} allocations in 20 decode steps each");
     println!("a decode step allocates nothing: ok");
 }

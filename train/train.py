@@ -2,8 +2,8 @@
 it. Begins with the maps of `--maps` and keeps its state in `--out`; where that file is there it goes on from it. Runs for `--minutes`
 or to the end of the schedule. Every step appends a line to `--log`. What `export.py` takes is the running mean of the weights.
 
-Matrices are trained with Muon, which took the loss down twice as far as Adam in as many steps. The paper's consistency loss
-(`--consistency`) needs the true keys and values, so the base runs once more for it.
+Matrices are trained with Muon (README.md has the comparison with Adam). The paper's consistency loss (`--consistency`) needs the true
+keys and values, so the base runs once more for it.
 """
 import argparse
 import json

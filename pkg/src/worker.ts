@@ -34,7 +34,7 @@ let last: Usage | undefined;
 /** Of all answers but the benchmark's. */
 const written = { tokens: 0, forwards: 0, guessed: 0, accepted: 0 };
 /** The benchmark's last request. */
-let trial = -1;
+let benchmarked = -1;
 let pumping = false;
 const open = new Map<number, Open>();
 /** What has to wait for the end of a step: the engine cannot be entered twice. */
@@ -278,7 +278,7 @@ async function restore(s: Session, lost: ForewordError): Promise<void> {
 }
 
 function deliver({ id, value, done, error }: StepEvent): void {
-  if (value?.usage && id !== trial) count(value.usage);
+  if (value?.usage && id !== benchmarked) count(value.usage);
   const request = open.get(id);
   if (!request) return;
   if (error) request.reject(new ForewordError(error.code, error.message));
@@ -316,7 +316,7 @@ function stats(s: Session): Stats {
 async function benchmark(args: Omit<BenchmarkOptions, 'signal'>, { signal }: CallContext<'benchmark'>): Promise<BenchmarkResult> {
   const { promptTokens = 512, genTokens = 64, reps = 3 } = args;
   const context = { part() {}, signal };
-  const once = async (gen: number) => (await run<{ usage: Usage }>(context, (s) => (trial = s.submit_benchmark(promptTokens, gen)))).usage;
+  const once = async (gen: number) => (await run<{ usage: Usage }>(context, (s) => (benchmarked = s.submit_benchmark(promptTokens, gen)))).usage;
   // The first run warms up: the browser compiles hot code a second time.
   await once(Math.min(genTokens, 8));
   const runs: Usage[] = [];
