@@ -4,7 +4,7 @@ mod common;
 
 use common::data;
 use common::random::Random;
-use common::simulated::{Simulated, clock, fail_one_in, lose_one_in};
+use common::simulated::{Simulated, clock, fail_one_in, lose_one_in, stall_one_in};
 use foreword::Kind;
 use foreword::backend::{BLOCK, CacheType};
 use foreword::engine::{Engine, Event, FinishReason, Request, RequestId};
@@ -35,9 +35,16 @@ fn simulated() -> Simulated {
     Simulated::new(1.0, 0.1, 0.0)
 }
 
+/// Whether steps may be sent ahead.
+fn simulated_gpu(ahead: bool) -> Simulated {
+    let mut backend = simulated();
+    backend.ahead = ahead;
+    backend
+}
+
 /// On another device after one was lost.
-fn restore(engine: &mut Engine) {
-    let restored = pollster::block_on(engine.restore(sources(), Box::new(simulated()), &mut |_| {}));
+fn restore(engine: &mut Engine, ahead: bool) {
+    let restored = pollster::block_on(engine.restore(sources(), Box::new(simulated_gpu(ahead)), &mut |_| {}));
     restored.expect("a sound model");
 }
 
@@ -183,7 +190,12 @@ fn priorities_first_then_short_prompts_and_nobody_starves() {
 
 #[test]
 fn a_cancel_frees_memory_at_once() {
-    let mut engine = engine(256, 1024);
+    cancel_frees(false);
+    cancel_frees(true);
+}
+
+fn cancel_frees(ahead: bool) {
+    let mut engine = engine_on(simulated_gpu(ahead), 256, 1024, 48);
     let blocks = engine.model().kv().free_blocks();
     let ids: Vec<_> = (0..3).map(|i| engine.submit(greedy(text(i, 100), 50)).expect("a request")).collect();
     for _ in 0..10 {
@@ -199,8 +211,13 @@ fn a_cancel_frees_memory_at_once() {
 
 #[test]
 fn a_thousand_requests_with_cancels_and_failures_all_end() {
+    all_end(false);
+    all_end(true);
+}
+
+fn all_end(ahead: bool) {
     let mut r = Random::new(5);
-    let mut engine = engine(160, 20 * BLOCK);
+    let mut engine = engine_on(simulated_gpu(ahead), 160, 20 * BLOCK, 48);
     let blocks = engine.model().kv().free_blocks();
     let beginning = text(0, 40);
     let (mut ids, mut ended) = (Vec::new(), HashMap::new());
@@ -225,7 +242,7 @@ fn a_thousand_requests_with_cancels_and_failures_all_end() {
         if let Err(error) = pollster::block_on(engine.step(&mut events)) {
             assert_eq!(error.kind(), Kind::DeviceLost);
             lost += 1;
-            restore(&mut engine);
+            restore(&mut engine, ahead);
         }
         for event in events {
             let (id, end) = match event {
@@ -254,8 +271,13 @@ fn a_thousand_requests_with_cancels_and_failures_all_end() {
 
 #[test]
 fn answers_go_on_after_a_lost_device() {
+    go_on(false);
+    go_on(true);
+}
+
+fn go_on(ahead: bool) {
     let requests: Vec<Request> = (0..8).map(|i| greedy(text(i, 20 + 15 * i as usize), 40)).collect();
-    let mut engine = engine(256, 1024);
+    let mut engine = engine_on(simulated_gpu(ahead), 256, 1024, 48);
     let ids: Vec<_> = requests.iter().map(|q| engine.submit(q.clone()).expect("a request")).collect();
     let (mut tokens, mut events, mut lost) = (Vec::new(), Vec::new(), 0);
     lose_one_in(5);
@@ -264,7 +286,7 @@ fn answers_go_on_after_a_lost_device() {
             lost += 1;
             assert!(lost < 1000, "no progress");
             assert_eq!(engine.model().kv().free_blocks(), 32, "blocks leaked");
-            restore(&mut engine);
+            restore(&mut engine, ahead);
         }
         tokens.extend(events.drain(..).filter_map(|e| match e {
             Event::Token(id, token) => Some((id, token.token)),
@@ -276,6 +298,83 @@ fn answers_go_on_after_a_lost_device() {
     for (id, request) in ids.into_iter().zip(requests) {
         assert_eq!(of(&tokens, id), alone(request));
     }
+}
+
+/// What the model answers by itself, up to its end-of-generation token at the latest.
+fn to_the_end(prompt: Vec<u32>, max_tokens: usize) -> Request {
+    Request { ignore_eos: false, ..greedy(prompt, max_tokens) }
+}
+
+#[test]
+fn steps_sent_ahead_write_the_same_answers() {
+    let mut engine = engine_on(simulated_gpu(true), 256, 4096, 48);
+    let blocks = engine.model().kv().free_blocks();
+    // Alone and up to as many as there are rows of logits, some of which end early; the second time over known beginnings.
+    for n in [1, 3, 8, 3] {
+        let requests: Vec<Request> = (0..n).map(|i| greedy(text(i, 5 + 3 * i as usize), 20 + 9 * i as usize)).collect();
+        let ids: Vec<_> = requests.iter().map(|q| engine.submit(q.clone()).expect("a request")).collect();
+        let tokens = run(&mut engine);
+        for (id, request) in ids.into_iter().zip(requests) {
+            assert_eq!(of(&tokens, id), alone(request), "{n} requests");
+        }
+    }
+    engine.clear_cache();
+    assert_eq!(engine.model().kv().free_blocks(), blocks, "blocks leaked");
+}
+
+#[test]
+fn a_step_sent_ahead_is_dropped_where_the_answer_has_ended() {
+    // A stop text ends the answer when the token behind it is on its way; what follows finds the cache as it should be.
+    let request = |prompt: &[u32], stop: Option<String>| Request {
+        stop: stop.into_iter().collect(),
+        ..to_the_end(prompt.to_vec(), 40)
+    };
+    let mut plain = engine_on(simulated_gpu(false), 256, 1024, 48);
+    let mut ahead = engine_on(simulated_gpu(true), 256, 1024, 48);
+    for begin in 0..12 {
+        let prompt = text(begin, 9 + begin as usize * 5);
+        let answer = alone(request(&prompt, None));
+        let middle = answer.get(answer.len() / 2).map(|&token| plain.tokenizer().decode(&[token]));
+        let stop = middle.filter(|text| !text.is_empty());
+        let written = [&mut plain, &mut ahead].map(|engine| {
+            engine.submit(request(&prompt, stop.clone())).expect("a request");
+            let first: Vec<u32> = run(engine).into_iter().map(|(_, t)| t).collect();
+            let longer: Vec<u32> = prompt.iter().chain(&first).copied().chain(text(50, 4)).collect();
+            engine.submit(request(&longer, None)).expect("a request");
+            (first, run(engine).into_iter().map(|(_, t)| t).collect::<Vec<u32>>())
+        });
+        assert_eq!(written[0], written[1]);
+    }
+    let (plain, ahead) = (plain.take_totals(), ahead.take_totals());
+    assert!(ahead.rows > plain.rows, "nothing was sent in vain: {ahead:?}, {plain:?}");
+}
+
+#[test]
+fn a_step_that_nobody_waits_for_is_taken_up_by_the_next() {
+    let request = greedy(text(7, 30), 60);
+    let mut engine = engine_on(simulated_gpu(true), 256, 1024, 48);
+    engine.submit(request.clone()).expect("a request");
+    let (mut tokens, mut r, mut dropped) = (Vec::new(), Random::new(3), 0);
+    while !engine.is_idle() {
+        let mut events = Vec::new();
+        {
+            stall_one_in(2);
+            let mut step = std::pin::pin!(engine.step(&mut events));
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            let mut left = 1 + r.below(3);
+            while step.as_mut().poll(&mut context).is_pending() && left > 0 {
+                left -= 1;
+                dropped += usize::from(left == 0);
+            }
+        }
+        tokens.extend(events.into_iter().filter_map(|e| match e {
+            Event::Token(_, token) => Some(token.token),
+            _ => None,
+        }));
+    }
+    stall_one_in(0);
+    assert!(dropped > 5, "only {dropped} steps were given up");
+    assert_eq!(tokens, alone(request));
 }
 
 /// Largest gap between tokens of four streams, in simulated milliseconds, while a prompt of 1,500 tokens is read, and the

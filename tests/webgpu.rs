@@ -93,6 +93,35 @@ fn a_decode_step_is_one_submit_one_read_and_few_dispatches() {
 }
 
 #[test]
+fn steps_sent_ahead_write_what_steps_one_by_one_write() {
+    for (name, backend) in [("llama", gpu()), ("gemma3", gpu()), ("qwen2", gpu_with_bindings(1 << 20))] {
+        let mut engine = engine(&data(&format!("models/{name}.gguf")), Box::new(backend), 64);
+        // Log-probabilities need the sum of the softmax, so such steps wait for each other.
+        let [one_by_one, ahead] = [Some(1), None].map(|logprobs| {
+            let ids: Vec<RequestId> = (0..5)
+                .map(|i| {
+                    let params = Params { temperature: 0.0, ..Params::default() };
+                    let prompt = (3 + i..20 + 5 * i).collect();
+                    let max_tokens = Some(10 + 8 * i as usize);
+                    let request = Request { prompt, params, max_tokens, logprobs, ..Request::default() };
+                    engine.submit(request).expect("a sound request")
+                })
+                .collect();
+            let mut answers = vec![Vec::new(); ids.len()];
+            while !engine.is_idle() {
+                for event in step(&mut engine) {
+                    if let Event::Token(id, token) = event {
+                        answers[ids.iter().position(|i| *i == id).expect("a request")].push(token.token);
+                    }
+                }
+            }
+            answers
+        });
+        assert_eq!(one_by_one, ahead, "{name}");
+    }
+}
+
+#[test]
 fn ordinary_settings_read_a_thousand_bytes() {
     let mut engine = engine(&data("models/llama.gguf"), Box::new(gpu()), 64);
     let all = engine.model().config().n_vocab as u64 * 4;

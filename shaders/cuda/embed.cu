@@ -1,10 +1,13 @@
-// out[i] = scale * table[tokens[i]]; a thread decodes eight columns.
+// out[i] = scale * table[tokens[i]], the tokens by their numbers or as columns that `select` chose; a thread decodes eight columns.
 struct Params {
     const unsigned* plan;
     const unsigned* table;
+    // [rows, chosen_cols], or none.
+    const float* chosen;
     float* out;
     unsigned groups;
     unsigned cols;
+    unsigned chosen_cols;
     float scale;
 };
 
@@ -15,6 +18,9 @@ extern "C" __global__ void embed_kernel(const Params p) {
         return;
     }
     unsigned row = p.plan[step_of(p.plan).tokens + blockIdx.y];
+    if (p.chosen) {
+        row = (unsigned)p.chosen[row * p.chosen_cols + 1];
+    }
     float4 low, high;
     eight(p.table + ((size_t)(row / 16) * p.groups + group) * GROUP, row % 16, j, low, high);
     float values[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};

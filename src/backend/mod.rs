@@ -1,7 +1,7 @@
 //! What a device must be able to do: the trait [`Backend`], fused ops at the grain of one kernel launch.
 //!
 //! Memory belongs to the backend; the code above holds small copyable handles. A step is [`Backend::begin`], a sequence
-//! of ops, and [`poll_read`](Backend::poll_read) of the few numbers that the sampler needs. The CPU runs each op at once;
+//! of ops, and [`send`](Backend::send) of the few numbers that the sampler needs. The CPU runs each op at once;
 //! GPU backends record, submit once and map once. Shapes are checked above this trait (in `model/`); a backend reports
 //! only what nobody could foresee: out of memory and device lost.
 //!
@@ -127,8 +127,11 @@ impl Span {
 /// A cell number is `block * BLOCK + slot`.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Vocabulary ids `[n]`.
+    /// Vocabulary ids `[n]`, or rows of `chosen`.
     pub tokens: Vec<u32>,
+    /// Where set, what [`Select`] made with `k = 1` in the step before: the tokens are the columns in these rows, known on the
+    /// device only.
+    pub chosen: Option<Buf>,
     /// Positions `[n]`; always `spans[i].len() - 1`.
     pub positions: Vec<u32>,
     /// Cell that receives the token's key and value `[n]`.
@@ -146,7 +149,8 @@ pub struct Plan {
 impl Plan {
     /// Empties the plan and keeps its memory.
     pub fn clear(&mut self) {
-        let Plan { tokens, positions, cells, spans, blocks, extras, outputs } = self;
+        let Plan { tokens, chosen, positions, cells, spans, blocks, extras, outputs } = self;
+        *chosen = None;
         for list in [tokens, positions, cells, blocks, extras, outputs] {
             list.clear();
         }
@@ -163,7 +167,8 @@ impl Clone for Plan {
 
     /// Keeps the vectors' memory, which the derived form does not: a decode step allocates nothing.
     fn clone_from(&mut self, source: &Self) {
-        let Plan { tokens, positions, cells, spans, blocks, extras, outputs } = source;
+        let Plan { tokens, chosen, positions, cells, spans, blocks, extras, outputs } = source;
+        self.chosen = *chosen;
         self.tokens.clone_from(tokens);
         self.positions.clone_from(positions);
         self.cells.clone_from(cells);
@@ -339,6 +344,17 @@ pub struct Select {
 /// Most logits that [`Select`] takes of a row.
 pub const MAX_SELECTED: usize = 256;
 
+/// Rows of a matrix on their way to the host; see [`Backend::send`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// What is copied.
+    pub src: Buf,
+    /// Its rows.
+    pub rows: Range<usize>,
+    /// Tells it from others.
+    pub number: u64,
+}
+
 /// What a backend runs on and how much memory it holds.
 #[derive(Clone, Debug, Default)]
 pub struct DeviceInfo {
@@ -456,7 +472,7 @@ pub trait Backend {
     /// Begins a step over the tokens of `plan`; ops up to the next `begin` refer to it.
     fn begin(&mut self, plan: &Plan) -> Result<()>;
 
-    /// `out[i] = scale * table[tokens[i]]`.
+    /// `out[i] = scale * table[tokens[i]]`, or the token that [`Plan::chosen`] says.
     fn embed(&mut self, table: Weight, scale: f32, out: Buf);
 
     /// See [`Norm`].
@@ -480,15 +496,34 @@ pub trait Backend {
     /// Copies cells of all layers, in order: `(from, to)`.
     fn move_cells(&mut self, cache: Cache, moves: &[(u32, u32)]);
 
-    /// Submits what was recorded and copies `rows` of `src` to `dst` once they are there. Poll again with the same
-    /// arguments until ready.
-    fn poll_read(&mut self, cx: &mut Context<'_>, src: Buf, rows: Range<usize>, dst: &mut [f32]) -> Poll<Result<()>>;
+    /// Whether a step may be recorded and sent while results of the one before are on their way: two at a time. Where ops run at
+    /// once there is nothing to gain.
+    fn runs_ahead(&self) -> bool {
+        false
+    }
+
+    /// Submits what was recorded and has rows of `src` copied for the host behind it, to be had by
+    /// [`poll_sent`](Self::poll_sent). Of more than two copies that nobody fetched, the oldest is given up.
+    fn send(&mut self, src: Buf, rows: Range<usize>) -> Sent;
+
+    /// Copies what was sent to `dst` once it is there; the rows must not have been overwritten unless the backend
+    /// [runs ahead](Self::runs_ahead). Poll until ready.
+    fn poll_sent(&mut self, cx: &mut Context<'_>, sent: &Sent, dst: &mut [f32]) -> Poll<Result<()>>;
 }
 
-/// Reads the first `n` rows of `src`; see [`Backend::poll_read`].
+/// Waits for what was sent; see [`Backend::send`].
+///
+/// # Errors
+/// [`crate::Kind::DeviceLost`], [`crate::Kind::OutOfMemory`].
+pub async fn receive(backend: &mut dyn Backend, sent: &Sent, dst: &mut [f32]) -> Result<()> {
+    std::future::poll_fn(|cx| backend.poll_sent(cx, sent, dst)).await
+}
+
+/// Reads the first `n` rows of `src`.
 ///
 /// # Errors
 /// [`crate::Kind::DeviceLost`], [`crate::Kind::OutOfMemory`].
 pub async fn read(backend: &mut dyn Backend, src: Buf, n: usize, dst: &mut [f32]) -> Result<()> {
-    std::future::poll_fn(|cx| backend.poll_read(cx, src, 0..n, dst)).await
+    let sent = backend.send(src, 0..n);
+    receive(backend, &sent, dst).await
 }

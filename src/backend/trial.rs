@@ -66,7 +66,7 @@ fn plan_of(n: usize) -> Plan {
         cells: run().collect(),
         spans: run().map(|i| Span { prefix: i + 1, ..Span::default() }).collect(),
         blocks: vec![0],
-        extras: Vec::new(),
         outputs: vec![0],
+        ..Plan::default()
     }
 }

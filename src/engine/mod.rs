@@ -9,6 +9,7 @@
 //! of finished answers stays until its memory is needed, and a request begins behind the longest beginning that is known:
 //! the second turn of a chat reads only what is new.
 
+mod ahead;
 mod early;
 pub mod openai;
 mod outputs;
@@ -31,6 +32,7 @@ use crate::prefill::{Cost, Pace};
 use crate::speculate::draft::Drafter;
 use crate::speculate::{Mode, Speculation};
 use crate::tokenizer::Tokenizer;
+use ahead::Flight;
 use prefixes::Prefixes;
 use running::Running;
 use schedule::Work;
@@ -60,6 +62,8 @@ pub struct Engine {
     /// Prompt tokens read so far.
     n_read: u64,
     totals: Totals,
+    /// The oldest first.
+    flights: Vec<Flight>,
     batch: Batch,
     logits: Vec<f32>,
 }
@@ -108,6 +112,7 @@ impl Engine {
             speculation: None,
             n_read: 0,
             totals: Totals::default(),
+            flights: Vec::new(),
             batch: Batch::new(),
             logits: Vec::new(),
         })
@@ -262,6 +267,15 @@ impl Engine {
     pub async fn step(&mut self, events: &mut Vec<Event>) -> Result<()> {
         let started = (self.clock)();
         events.append(&mut self.reports);
+        match self.step_ahead(events).await {
+            Ok(false) => {}
+            Ok(true) => {
+                self.finish(events);
+                self.totals.step_ms += (self.clock)() - started;
+                return Ok(());
+            }
+            Err(error) => return self.fail(error, events),
+        }
         self.admit();
         // Steps with forwards of another kind say nothing about those of this one.
         let plain = self.running.iter().all(|r| r.reading.is_none());
@@ -295,11 +309,7 @@ impl Engine {
         }
         let asked = (self.clock)();
         let form = self.forward().await?;
-        self.totals.steps += 1;
-        self.totals.rows += self.batch.len();
-        self.totals.widest = self.totals.widest.max(self.batch.len());
-        let kv = self.model.kv();
-        self.totals.most_blocks = self.totals.most_blocks.max(kv.shape().n_blocks - kv.free_blocks());
+        self.count_step();
         let now = (self.clock)();
         if let Some(speculation) = self.speculation.as_mut().filter(|_| !work.reading) {
             speculation.measured(self.batch.len(), now - asked);
@@ -309,6 +319,15 @@ impl Engine {
             running.take((&mut self.model, &self.tokenizer), speculation, outputs, now, events)?;
         }
         Ok(())
+    }
+
+    /// Counts the batch's forward.
+    fn count_step(&mut self) {
+        self.totals.steps += 1;
+        self.totals.rows += self.batch.len();
+        self.totals.widest = self.totals.widest.max(self.batch.len());
+        let kv = self.model.kv();
+        self.totals.most_blocks = self.totals.most_blocks.max(kv.shape().n_blocks - kv.free_blocks());
     }
 
     /// Reports finished answers and keeps their cache for later requests.
@@ -327,6 +346,7 @@ impl Engine {
     fn fail(&mut self, error: Error, events: &mut Vec<Event>) -> Result<()> {
         // Some may have ended earlier in this step.
         self.finish(events);
+        self.flights.clear();
         if matches!(error.kind(), crate::Kind::DeviceLost | crate::Kind::DeviceFault) {
             while let Some(running) = self.running.pop() {
                 self.preempt(running);

@@ -40,6 +40,11 @@ pub(super) struct Form {
 }
 
 impl Form {
+    /// The `k` largest of each row, as [`crate::backend::Select`] lays them out.
+    pub(super) fn top(k: usize) -> Self {
+        Form { width: 2 * k + 1, is_top: true }
+    }
+
     pub(super) fn of(self, values: &[f32]) -> Outputs<'_> {
         Outputs { values, width: self.width, is_top: self.is_top }
     }
@@ -68,7 +73,7 @@ impl Engine {
             return Ok(all);
         };
         let k = self.model.forward_top(&self.batch, wish.n, wish.sum, &mut self.logits).await?;
-        let top = Form { width: 2 * k + 1, is_top: true };
+        let top = Form::top(k);
         if wish.sure || shares(&mut self.running, top.of(&self.logits)).all(|(r, outputs)| r.suffices(outputs)) {
             return Ok(top);
         }

@@ -140,9 +140,7 @@ impl Running {
                 reading.streams = Vec::new();
             }
         }
-        let token = self.sampler.sample(logits);
-        self.usage.forwards += 1;
-        self.emit(tokenizer, (token, false), logits, now, events);
+        self.choose(tokenizer, logits, now, events);
     }
 
     /// Notes that entries up to `end` have been made exact; when all are, the request is like any other.
@@ -217,6 +215,23 @@ impl Running {
         self.offer = Offer { first, rows: n, outputs: usize::from(whole) };
     }
 
+    /// Puts the one row of an answer that is being written; `token` as [`crate::model::Model::send_greedy`] takes it.
+    pub(super) fn put_one(&mut self, token: u32, batch: &mut Batch) {
+        let first = batch.push(BatchToken { token, seq: self.seq, parent: None, output: true });
+        self.offer = Offer { first, rows: 1, outputs: 1 };
+    }
+
+    /// Whether an answer is being written whose tokens are always the most probable ones.
+    pub(super) fn is_greedy(&self) -> bool {
+        let only = Wish { n: 1, sum: false, sure: true };
+        !self.is_reading() && self.reading.is_none() && self.wish(1) == Some(only)
+    }
+
+    /// Whether the answer may have so many tokens more.
+    pub(super) fn has_room_for(&self, n: usize) -> bool {
+        self.tokens.len() + n <= self.limit
+    }
+
     /// The last token and the guesses below it in the order of slots, with logits of all of them.
     fn put_tree(&self, dim: usize, batch: &mut Batch) {
         let (seq, first) = (self.seq, self.offer.first);
@@ -259,7 +274,6 @@ impl Running {
         now: f64,
         events: &mut Vec<Event>,
     ) -> Result<()> {
-        self.usage.forwards += usize::from(self.offer.outputs > 0);
         if let Some(speculation) = speculation
             && !self.tree.is_empty()
         {
@@ -267,14 +281,28 @@ impl Running {
             self.done += rows.len();
             return model.commit(self.seq, &rows);
         }
-        model.kv_mut().commit_run(self.seq)?;
-        self.done += self.offer.rows;
+        self.commit(model.kv_mut())?;
         if self.offer.outputs > 0 {
-            let logits = outputs.row(0);
-            let token = self.sampler.sample(logits);
-            self.emit(tokenizer, (token, false), logits, now, events);
+            self.choose(tokenizer, outputs.row(0), now, events);
         }
         Ok(())
+    }
+
+    /// Keeps what was planned in the cache; a second time this changes nothing.
+    ///
+    /// # Errors
+    /// Never for a sequence that exists.
+    pub(super) fn commit(&mut self, kv: &mut KvCache) -> Result<()> {
+        kv.commit_run(self.seq)?;
+        self.done = kv.len(self.seq);
+        Ok(())
+    }
+
+    /// Chooses the next token of the answer.
+    pub(super) fn choose(&mut self, tokenizer: &Tokenizer, logits: Logits<'_>, now: f64, events: &mut Vec<Event>) {
+        self.usage.forwards += 1;
+        let token = self.sampler.sample(logits);
+        self.emit(tokenizer, (token, false), logits, now, events);
     }
 
     /// Walks down the tree from its root, emitting tokens; returns the rows that are kept.
@@ -286,6 +314,7 @@ impl Running {
         now: f64,
         events: &mut Vec<Event>,
     ) -> Vec<u32> {
+        self.usage.forwards += 1;
         let tree = std::mem::take(&mut self.tree);
         let (mut path, mut rows) = (vec![0], vec![self.offer.first]);
         let mut slot = 0;

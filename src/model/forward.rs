@@ -3,8 +3,8 @@
 use super::weights::{LayerWeights, Linear, Weights};
 use super::{Buffers, LayerConfig, Model, ModelConfig};
 use crate::backend::{
-    Attend, Backend, Buf, Cache, Delta, Epilogue, Gate, Norm, Operand, Plan, Product, RopeAppend, Rows, Select, Weight,
-    read,
+    Attend, Backend, Buf, Cache, Delta, Epilogue, Gate, Norm, Operand, Plan, Product, RopeAppend, Rows, Select, Sent,
+    Weight, read, receive,
 };
 use crate::batch::Batch;
 use crate::error::{Error, Result};
@@ -32,6 +32,38 @@ impl Model {
             selected.ok_or_else(|| Error::invalid_request(format!("the {n} largest logits are too many")))?;
         self.plan_and_run(batch, Wanted::Top { k, out, sum }, top).await?;
         Ok(k)
+    }
+
+    /// Sends the forward of a batch of which the largest logit of each output is wanted, to be fetched by [`Model::receive`]. With
+    /// `ahead` the tokens are rows of the outputs sent before, whose largest logits they stand for, wherever the result of that
+    /// is. The backend must [run ahead](Backend::runs_ahead).
+    ///
+    /// # Errors
+    /// As for [`Model::forward`]; [`crate::Kind::InvalidRequest`] for more outputs than [`Model::head_rows`].
+    pub fn send_greedy(&mut self, batch: &Batch, ahead: bool) -> Result<Sent> {
+        self.check(batch)?;
+        let n_outputs = batch.tokens().iter().filter(|t| t.output).count();
+        if n_outputs > self.head_rows() {
+            return Err(Error::invalid_request(format!("{n_outputs} outputs are too many to be sent at once")));
+        }
+        self.kv.plan(&mut *self.backend, batch, &mut self.plan)?;
+        let (k, out) = self.buffers.selected[0];
+        self.plan.chosen = ahead.then_some(out);
+        self.backend.begin(&self.plan)?;
+        let delta = self.through(0..self.config.layers.len());
+        let used = self.base_head();
+        let (c, w, b) = (&self.config, &self.weights, &self.buffers);
+        head(&mut *self.backend, (c, w, b), used, delta, Wanted::Top { k, out, sum: false });
+        Ok(self.backend.send(out, 0..n_outputs))
+    }
+
+    /// Waits for what was sent: `top` becomes `[n_outputs, 3]` as [`Select`] says, without the sum.
+    ///
+    /// # Errors
+    /// [`crate::Kind::DeviceLost`].
+    pub async fn receive(&mut self, sent: &Sent, top: &mut Vec<f32>) -> Result<()> {
+        top.resize(sent.rows.len() * 3, 0.0);
+        receive(&mut *self.backend, sent, top).await
     }
 
     /// The whole logits behind the last [`Model::forward_top`], whose batch had `n` outputs, at most
@@ -109,6 +141,11 @@ impl Model {
         delta
     }
 
+    fn base_head(&self) -> Head {
+        let (c, w, b) = (&self.config, &self.weights, &self.buffers);
+        Head { input: b.head_in, weight: w.head, bias: w.head_bias, logits: b.logits, n: c.n_vocab }
+    }
+
     /// The last norm and the head behind the layers.
     pub(super) async fn end(
         &mut self,
@@ -117,9 +154,9 @@ impl Model {
         wanted: Wanted,
         out: &mut Vec<f32>,
     ) -> Result<()> {
+        let base = self.base_head();
         let (c, w, b) = (&self.config, &self.weights, &self.buffers);
         let backend = &mut *self.backend;
-        let base = Head { input: b.head_in, weight: w.head, bias: w.head_bias, logits: b.logits, n: c.n_vocab };
         let used = match (wanted, &self.drafting) {
             (Wanted::Draft, Some(draft)) => draft.head.unwrap_or(base),
             _ => base,

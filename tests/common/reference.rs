@@ -5,7 +5,7 @@
 
 use foreword::backend::{
     Activation, Attend, BLOCK, Backend, Buf, Cache, CacheShape, CacheType, DeviceInfo, Gate, MemoryUse, Norm, Operand,
-    Plan, Product, RopeAppend, RopePairs, Rows, Select, Weight,
+    Plan, Product, RopeAppend, RopePairs, Rows, Select, Sent, Weight,
 };
 use foreword::error::Result;
 use foreword::quant::{TensorType, decode};
@@ -180,7 +180,8 @@ impl Backend for Reference {
 
     fn embed(&mut self, table: Weight, scale: f32, out: Buf) {
         for (row, &token) in self.plan.tokens.iter().enumerate() {
-            let table = self.weights[table.0 as usize].1.row(token as usize);
+            let chosen = self.plan.chosen.map(|buf| self.bufs[buf.0 as usize].row(token as usize)[1] as usize);
+            let table = self.weights[table.0 as usize].1.row(chosen.unwrap_or(token as usize));
             for (out, w) in self.bufs[out.0 as usize].row_mut(row).iter_mut().zip(table) {
                 *out = f64::from(scale) * w;
             }
@@ -321,8 +322,12 @@ impl Backend for Reference {
         }
     }
 
-    fn poll_read(&mut self, _: &mut Context<'_>, src: Buf, rows: Range<usize>, dst: &mut [f32]) -> Poll<Result<()>> {
-        let matrix = &self.bufs[src.0 as usize];
+    fn send(&mut self, src: Buf, rows: Range<usize>) -> Sent {
+        Sent { src, rows, number: 0 }
+    }
+
+    fn poll_sent(&mut self, _: &mut Context<'_>, sent: &Sent, dst: &mut [f32]) -> Poll<Result<()>> {
+        let (matrix, rows) = (&self.bufs[sent.src.0 as usize], &sent.rows);
         for (to, from) in dst.iter_mut().zip(&matrix.data[rows.start * matrix.cols..rows.end * matrix.cols]) {
             *to = *from as f32;
         }

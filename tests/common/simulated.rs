@@ -6,12 +6,14 @@ use foreword::backend::*;
 use foreword::error::{Error, Result};
 use foreword::quant::TensorType;
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::task::{Context, Poll};
 
 thread_local! {
     static NOW: Cell<f64> = const { Cell::new(0.0) };
     static ODDS: Cell<usize> = const { Cell::new(0) };
+    static STALLS: Cell<usize> = const { Cell::new(0) };
     static MEMORY_TOO: Cell<bool> = const { Cell::new(true) };
     static RANDOM: RefCell<Random> = RefCell::new(Random::new(77));
 }
@@ -33,17 +35,29 @@ pub fn lose_one_in(steps: usize) {
     MEMORY_TOO.set(false);
 }
 
+/// A result is not there yet in one of so many polls of this thread; for 0 it always is.
+pub fn stall_one_in(polls: usize) {
+    STALLS.set(polls);
+}
+
 /// A forward takes `fixed + per_row * rows + per_cell * visible positions` milliseconds.
 pub struct Simulated {
     pub cpu: Cpu,
     pub fixed: f64,
     pub per_row: f64,
     pub per_cell: f64,
+    /// Whether steps may be sent ahead, as on a GPU.
+    pub ahead: bool,
+    /// Columns of each matrix.
+    cols: Vec<usize>,
+    /// What was sent last, with its numbers.
+    sent: VecDeque<(u64, Vec<f32>)>,
 }
 
 impl Simulated {
     pub fn new(fixed: f64, per_row: f64, per_cell: f64) -> Self {
-        Simulated { cpu: Cpu::new(1), fixed, per_row, per_cell }
+        let (cpu, sent) = (Cpu::new(1), VecDeque::new());
+        Simulated { cpu, fixed, per_row, per_cell, ahead: false, cols: Vec::new(), sent }
     }
 }
 
@@ -61,11 +75,40 @@ impl Backend for Simulated {
         self.cpu.begin(plan)
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, src: Buf, rows: Range<usize>, dst: &mut [f32]) -> Poll<Result<()>> {
+    fn runs_ahead(&self) -> bool {
+        self.ahead
+    }
+
+    fn send(&mut self, src: Buf, rows: Range<usize>) -> Sent {
+        let sent = self.cpu.send(src, rows);
+        if !self.ahead {
+            return sent;
+        }
+        let number = self.sent.back().map_or(0, |(last, _)| *last) + 1;
+        let mut values = vec![0.0; sent.rows.len() * self.cols[src.0 as usize]];
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        assert!(self.cpu.poll_sent(&mut context, &sent, &mut values).is_ready());
+        self.sent.push_back((number, values));
+        if self.sent.len() > 2 {
+            self.sent.pop_front();
+        }
+        Sent { number, ..sent }
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>, sent: &Sent, dst: &mut [f32]) -> Poll<Result<()>> {
         if fails() {
             return Poll::Ready(Err(Error::device_lost("injected: the device is gone")));
         }
-        self.cpu.poll_read(cx, src, rows, dst)
+        if STALLS.get() > 0 && RANDOM.with_borrow_mut(|r| r.below(STALLS.get())) == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if !self.ahead {
+            return self.cpu.poll_sent(cx, sent, dst);
+        }
+        let (_, values) = self.sent.iter().find(|(number, _)| *number == sent.number).expect("sent");
+        dst.copy_from_slice(values);
+        Poll::Ready(Ok(()))
     }
 
     fn info(&self) -> DeviceInfo {
@@ -81,6 +124,7 @@ impl Backend for Simulated {
         self.cpu.load_rows(weight, first_row, bytes)
     }
     fn new_buf(&mut self, rows: usize, cols: usize) -> Result<Buf> {
+        self.cols.push(cols);
         self.cpu.new_buf(rows, cols)
     }
     fn write(&mut self, buf: Buf, first_row: usize, data: &[f32]) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use super::{
     Attend, Backend, Buf, Cache, CacheShape, DeviceInfo, Epilogue, Gate, MemoryUse, Norm, Operand, Plan, Product,
-    RopeAppend, Rows, Select, Weight,
+    RopeAppend, Rows, Select, Sent, Weight,
 };
 use crate::error::{Error, Result};
 use crate::quant::TensorType;
@@ -222,8 +222,12 @@ impl Backend for Cpu {
     fn embed(&mut self, table: Weight, scale: f32, out: Buf) {
         let (mut data, cols) = (self.take(out), self.buf(out).cols);
         let (table, plan) = (&self.weights[table.0 as usize], &self.step.plan);
+        let chosen = plan.chosen.map(|buf| self.buf(buf));
         self.pool.rows(plan.tokens.len(), (&mut data, cols, None), none(), none(), &|i, row, _, _| {
-            table.decode_row(plan.tokens[i] as usize, row);
+            let token = plan.tokens[i] as usize;
+            // As `Select` lays a row out: the logit, then its column.
+            let token = chosen.map_or(token, |c| c.data[token * c.cols + 1] as usize);
+            table.decode_row(token, row);
             row.iter_mut().for_each(|v| *v *= scale);
         });
         self.put(out, data);
@@ -317,8 +321,12 @@ impl Backend for Cpu {
         self.caches[cache.0 as usize].move_cells(moves);
     }
 
-    fn poll_read(&mut self, _: &mut Context<'_>, src: Buf, rows: Range<usize>, dst: &mut [f32]) -> Poll<Result<()>> {
-        let matrix = self.buf(src);
+    fn send(&mut self, src: Buf, rows: Range<usize>) -> Sent {
+        Sent { src, rows, number: 0 }
+    }
+
+    fn poll_sent(&mut self, _: &mut Context<'_>, sent: &Sent, dst: &mut [f32]) -> Poll<Result<()>> {
+        let (matrix, rows) = (self.buf(sent.src), &sent.rows);
         dst.copy_from_slice(&matrix.data[rows.start * matrix.cols..rows.end * matrix.cols]);
         Poll::Ready(Ok(()))
     }

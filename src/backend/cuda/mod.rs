@@ -3,11 +3,11 @@
 //!
 //! Weights lie in the panels of [`crate::quant::panels`], in which 16 rows by 32 columns are one tile of a matrix instruction;
 //! activations are quantized to 8 bits with a scale for every 32 values, as on the CPU. Ops are recorded;
-//! [`Backend::poll_read`] sends them and waits. An op's fault is reported by the next call that can fail.
+//! [`Backend::poll_sent`] sends them and waits. An op's fault is reported by the next call that can fail.
 
 use super::{
     Attend, Backend, Buf, Cache, CacheShape, DeviceInfo, Gate, KernelTime, MemoryUse, Norm, Operand, Plan, Product,
-    RopeAppend, Rows, Select, Weight,
+    RopeAppend, Rows, Select, Sent, Weight,
 };
 use crate::error::{Error, Result};
 use crate::quant::TensorType;
@@ -198,7 +198,11 @@ impl Backend for Cuda {
         self.note(recorded);
     }
 
-    fn poll_read(&mut self, _: &mut Context<'_>, src: Buf, rows: Range<usize>, dst: &mut [f32]) -> Poll<Result<()>> {
-        Poll::Ready(self.read(src, rows, dst))
+    fn send(&mut self, src: Buf, rows: Range<usize>) -> Sent {
+        Sent { src, rows, number: 0 }
+    }
+
+    fn poll_sent(&mut self, _: &mut Context<'_>, sent: &Sent, dst: &mut [f32]) -> Poll<Result<()>> {
+        Poll::Ready(self.read(sent.src, sent.rows.clone(), dst))
     }
 }

@@ -55,9 +55,11 @@ impl Cuda {
     pub(super) fn record_embed(&mut self, table: Weight, scale: f32, out: Buf) {
         let (table, out) = (&self.memory.weights[table.0 as usize], self.address(out));
         let (groups, kernel) = (table.cols.div_ceil(GROUP_COLS), Kernel::Embed { layout: table.layout });
+        let chosen = self.step.plan.chosen;
+        let chosen_cols = chosen.map_or(0, |buf| self.memory.bufs[buf.0 as usize].cols);
         let params = Params::default()
-            .addresses([self.step.address(), table.address, out])
-            .words([groups as u32, table.cols as u32])
+            .addresses([self.step.address(), table.address, self.optional(chosen), out])
+            .words([groups as u32, table.cols as u32, chosen_cols as u32])
             .floats([scale]);
         let grid = [(groups * 4).div_ceil(kernel.threads() as usize), self.step.n_rows(Rows::All), 1];
         self.step.record(kernel, grid, params);

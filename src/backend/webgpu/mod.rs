@@ -1,16 +1,17 @@
 //! The WebGPU backend: the browser's GPU, and Vulkan, Metal or DirectX 12 natively, through wgpu.
 //!
 //! Runs on what every WebGPU device has (128 MiB bindings, 8 storage buffers, 16 KiB workgroup memory, 32-bit floats); larger
-//! bindings, subgroups and half floats are used where the adapter has them. Ops are recorded; [`Backend::poll_read`] sends them in one
+//! bindings, subgroups and half floats are used where the adapter has them. Ops are recorded; [`Backend::send`] sends them in one
 //! submit and maps the result once. Faults (out of memory, device lost) come asynchronously and are reported by the next
 //! call that can fail.
 
 use super::{
     Activity, Attend, Backend, Buf, Cache, CacheShape, DeviceInfo, Gate, KernelTime, MemoryUse, Norm, Operand, Plan,
-    Product, Room, RopeAppend, Rows, Select, Weight, Workload,
+    Product, Room, RopeAppend, Rows, Select, Sent, Weight, Workload,
 };
 use crate::error::{Error, Kind, Result};
 use crate::quant::TensorType;
+use arrayvec::ArrayVec;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -103,10 +104,13 @@ impl Faults {
     }
 }
 
+/// Results that may be on their way at the same time: those of two steps.
+const MAX_SENT: usize = 2;
+
 /// A result on its way to the host.
 struct Reading {
-    source: Buf,
-    rows: Range<usize>,
+    number: u64,
+    submission: wgpu::SubmissionIndex,
     buffer: wgpu::Buffer,
     state: Arc<Mutex<MapState>>,
 }
@@ -128,9 +132,12 @@ pub struct WebGpu {
     moves: Scratch,
     /// Maxima of blocks of logits.
     blocks: Scratch,
-    reading: Option<Reading>,
-    /// A buffer for results, kept between steps.
-    spare: Option<wgpu::Buffer>,
+    /// The oldest first.
+    readings: ArrayVec<Reading, MAX_SENT>,
+    /// Results sent so far.
+    n_sent: u64,
+    /// Buffers for results, kept between steps.
+    spare: ArrayVec<wgpu::Buffer, MAX_SENT>,
     /// Whether kernels without barriers are the faster ones.
     is_processor: bool,
     /// Of the tiles of products.
@@ -210,8 +217,9 @@ impl WebGpu {
             angles: Vec::new(),
             moves: Scratch::default(),
             blocks: Scratch::default(),
-            reading: None,
-            spare: None,
+            readings: ArrayVec::new(),
+            n_sent: 0,
+            spare: ArrayVec::new(),
             is_processor,
             floats,
         })
@@ -228,12 +236,12 @@ impl WebGpu {
     }
 
     /// Sends the step and begins to map rows of `source`.
-    fn start_reading(&mut self, source: Buf, rows: Range<usize>) -> Reading {
+    fn start_reading(&mut self, source: Buf, rows: &Range<usize>) -> Reading {
         let matrix = &self.memory.bufs[source.0 as usize];
         let (id, row_bytes) = (matrix.buffer, matrix.cols as u64 * 4);
         let range = rows.start as u64 * row_bytes..rows.end as u64 * row_bytes;
         let size = (range.end - range.start).max(4);
-        let buffer = self.spare.take().filter(|b| b.size() >= size).unwrap_or_else(|| {
+        let buffer = self.spare.pop().filter(|b| b.size() >= size).unwrap_or_else(|| {
             self.memory.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("result"),
                 size,
@@ -242,17 +250,18 @@ impl WebGpu {
             })
         });
         self.step.activity.read_bytes += range.end - range.start;
-        self.step.flush(&self.memory, Some((id, range.clone(), &buffer)));
+        let submission = self.step.flush_and_copy(&self.memory, (id, range), &buffer);
         let state = Arc::new(Mutex::new(MapState::default()));
         let shared = state.clone();
-        buffer.map_async(wgpu::MapMode::Read, 0..(range.end - range.start).max(4), move |result| {
+        buffer.map_async(wgpu::MapMode::Read, 0..size, move |result| {
             let mut state = shared.lock().unwrap_or_else(PoisonError::into_inner);
             state.done = Some(result.map_err(|e| e.to_string()));
             if let Some(waker) = state.waker.take() {
                 waker.wake();
             }
         });
-        Reading { source, rows, buffer, state }
+        self.n_sent += 1;
+        Reading { number: self.n_sent, submission, buffer, state }
     }
 }
 
@@ -349,7 +358,7 @@ impl Backend for WebGpu {
 
     fn write(&mut self, buf: Buf, first_row: usize, data: &[f32]) -> Result<()> {
         if self.step.is_pending() {
-            self.step.flush(&self.memory, None);
+            self.step.flush(&self.memory);
         }
         self.memory.write(buf.0, first_row, data);
         self.angles.retain(|angles| angles.freqs() != buf);
@@ -369,8 +378,6 @@ impl Backend for WebGpu {
     }
 
     fn begin(&mut self, plan: &Plan) -> Result<()> {
-        // A read that nobody waited for.
-        self.reading = None;
         self.faults.check()?;
         self.step.begin(&mut self.memory, plan)?;
         self.angles.iter_mut().for_each(record::Angles::forget);
@@ -413,50 +420,61 @@ impl Backend for WebGpu {
         self.note(recorded);
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, src: Buf, rows: Range<usize>, dst: &mut [f32]) -> Poll<Result<()>> {
-        if self.reading.as_ref().is_none_or(|r| r.source != src || r.rows != rows) {
-            self.reading = Some(self.start_reading(src, rows));
+    fn runs_ahead(&self) -> bool {
+        true
+    }
+
+    fn send(&mut self, src: Buf, rows: Range<usize>) -> Sent {
+        let reading = self.start_reading(src, &rows);
+        let number = reading.number;
+        if self.readings.is_full() {
+            self.readings.remove(0);
         }
+        self.readings.push(reading);
+        Sent { src, rows, number }
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>, sent: &Sent, dst: &mut [f32]) -> Poll<Result<()>> {
+        let Some(at) = self.readings.iter().position(|r| r.number == sent.number) else {
+            return Poll::Ready(Err(Error::device_lost("a result of the GPU was given up")));
+        };
         // Natively the callbacks run only inside this call; in a browser it does nothing and the callback wakes the task.
-        _ = self.memory.device.poll(wgpu::PollType::wait_indefinitely());
+        let submission_index = Some(self.readings[at].submission.clone());
+        _ = self.memory.device.poll(wgpu::PollType::Wait { submission_index, timeout: None });
         if let Err(error) = self.faults.check() {
-            self.reading = None;
+            self.readings.remove(at);
             return Poll::Ready(Err(error));
         }
-        let Some(reading) = self.reading.take() else { return Poll::Pending };
         let done = {
-            let mut state = reading.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.readings[at].state.lock().unwrap_or_else(PoisonError::into_inner);
             if state.done.is_none() {
                 state.waker = Some(cx.waker().clone());
             }
             state.done.take()
         };
-        match done {
-            None => {
-                self.reading = Some(reading);
-                Poll::Pending
-            }
-            Some(Err(message)) => {
-                Poll::Ready(Err(Error::device_lost(format!("the GPU's result cannot be read: {message}"))))
-            }
-            Some(Ok(())) => Poll::Ready(self.finish_reading(reading, dst)),
-        }
+        let Some(done) = done else { return Poll::Pending };
+        let reading = self.readings.remove(at);
+        Poll::Ready(match done {
+            Err(message) => Err(unreadable(message)),
+            Ok(()) => self.finish_reading(reading, dst),
+        })
     }
+}
+
+fn unreadable(reason: impl std::fmt::Display) -> Error {
+    Error::device_lost(format!("the GPU's result cannot be read: {reason}"))
 }
 
 impl WebGpu {
     fn finish_reading(&mut self, reading: Reading, dst: &mut [f32]) -> Result<()> {
         let bytes = (dst.len() as u64 * 4).max(4);
-        let view = reading
-            .buffer
-            .get_mapped_range(0..bytes)
-            .map_err(|e| Error::device_lost(format!("the GPU's result cannot be read: {e}")))?;
+        let view = reading.buffer.get_mapped_range(0..bytes).map_err(unreadable)?;
         for (to, from) in dst.iter_mut().zip(view.as_chunks::<4>().0) {
             *to = f32::from_le_bytes(*from);
         }
         drop(view);
         reading.buffer.unmap();
-        self.spare = Some(reading.buffer);
+        _ = self.spare.try_push(reading.buffer);
         if let Some(profile) = &mut self.step.profile {
             profile.collect(&self.memory.device);
         }

@@ -68,11 +68,14 @@ impl WebGpu {
         let weight = &self.memory.weights[table.0 as usize];
         let groups = weight.cols.div_ceil(GROUP_COLS);
         let grid = [(groups * 2).div_ceil(THREADS) as u32, n, 1];
+        let chosen = self.step.plan.chosen;
+        let chosen_cols = chosen.map_or(0, |buf| self.memory.bufs[buf.0 as usize].cols);
+        let chosen = self.buffer_or_dummy(chosen);
         for part in &weight.parts {
             let [first, rows, at] = [part.rows.start, part.rows.len(), part.at].map(|v| v as u32);
-            let params = [first, rows, at, groups as u32, weight.cols as u32, scale.to_bits()];
+            let params = [first, rows, at, groups as u32, weight.cols as u32, scale.to_bits(), chosen_cols as u32];
             let kernel = Kernel::Embed { layout: weight.layout };
-            self.step.record(&self.memory, kernel, &params, &[plan, part.buffer, out], grid);
+            self.step.record(&self.memory, kernel, &params, &[plan, part.buffer, chosen, out], grid);
         }
     }
 
@@ -304,7 +307,7 @@ impl WebGpu {
         let list: Vec<u32> =
             [moves.len() as u32].into_iter().chain(moves.iter().flat_map(|&(from, to)| [from, to])).collect();
         // Overwritten only after what reads it was sent.
-        self.step.flush(&self.memory, None);
+        self.step.flush(&self.memory);
         let buffer = self.memory.scratch(&mut self.moves, "moves", list.len() * 4)?;
         self.memory.queue.write_buffer(self.memory.buffer(buffer), 0, &super::step::bytes(&list));
         let data = &self.memory.caches[cache.0 as usize];

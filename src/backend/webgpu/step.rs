@@ -109,7 +109,7 @@ impl Step {
 
     /// Takes a new plan; what was recorded for the one before is sent.
     pub(super) fn begin(&mut self, memory: &mut Memory, plan: &Plan) -> Result<()> {
-        self.flush(memory, None);
+        self.flush(memory);
         self.plan.clone_from(plan);
         self.tile = 0;
         self.lay_out(memory)
@@ -120,7 +120,7 @@ impl Step {
     pub(super) fn cut_tiles(&mut self, memory: &mut Memory, n: usize) -> Result<(usize, usize)> {
         if self.tile != n {
             if self.tile != 0 {
-                self.flush(memory, None);
+                self.flush(memory);
             }
             self.tile = n;
             self.tiles.clear();
@@ -230,11 +230,28 @@ impl Step {
         !self.dispatches.is_empty()
     }
 
-    /// Sends what was recorded, and then a copy of `(source, offset, bytes)` to `target`.
-    pub(super) fn flush(&mut self, memory: &Memory, read: Option<(BufferId, Range<u64>, &wgpu::Buffer)>) {
-        if self.dispatches.is_empty() && read.is_none() {
-            return;
+    /// Sends what was recorded.
+    pub(super) fn flush(&mut self, memory: &Memory) {
+        if !self.dispatches.is_empty() {
+            let encoder = self.encode(memory);
+            memory.queue.submit([encoder.finish()]);
         }
+    }
+
+    /// Sends what was recorded, and behind it a copy of bytes of `source` to `target`.
+    pub(super) fn flush_and_copy(
+        &mut self,
+        memory: &Memory,
+        (source, bytes): (BufferId, Range<u64>),
+        target: &wgpu::Buffer,
+    ) -> wgpu::SubmissionIndex {
+        let mut encoder = self.encode(memory);
+        encoder.copy_buffer_to_buffer(memory.buffer(source), bytes.start, target, 0, bytes.end - bytes.start);
+        memory.queue.submit([encoder.finish()])
+    }
+
+    /// A command buffer of what was recorded.
+    fn encode(&mut self, memory: &Memory) -> wgpu::CommandEncoder {
         if self.stale {
             memory.queue.write_buffer(memory.buffer(self.plan_buffer), 0, &bytes(&self.words));
             memory.queue.write_buffer(&self.header, 0, &bytes(&self.offsets));
@@ -259,10 +276,7 @@ impl Step {
                 self.dispatches.drain(..).for_each(|d| dispatch(&mut pass, &d));
             }
         }
-        if let Some((source, range, target)) = read {
-            encoder.copy_buffer_to_buffer(memory.buffer(source), range.start, target, 0, range.end - range.start);
-        }
-        memory.queue.submit([encoder.finish()]);
+        encoder
     }
 
     /// Tokens of the step.
