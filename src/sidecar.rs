@@ -16,9 +16,15 @@
 //! | `blk.L.attn_k.weight`, `blk.L.attn_v.weight` | `[n_kv_heads * head_dim, dim]`, any type, every `L` behind the trunk |
 //! | `blk.L.attn_k.bias`, `blk.L.attn_v.bias` | `[n_kv_heads * head_dim]`, optional |
 //! | `blk.N.*`, `N` the number of the base's layers | the draft block: all tensors of a layer of the base |
+//! | `accept.weight` | `[1, dim]`: the acceptance head, optional, only with `draft_tokens` |
+//! | `accept.bias` | `[2]`: its constant, and its factor on the draft's confidence |
 //!
 //! The draft block is one layer of the base's form behind the trunk, with the rotation and the window of the layer that the base
 //! has there. Its output goes through the base's last norm and head, or through the head's rows of `draft_tokens`.
+//!
+//! The acceptance head (SpecDec++, arXiv 2405.19715) says how likely the block's first guess is to be accepted: the log-odds are
+//! `accept.weight · h + accept.bias[0] + accept.bias[1] * logit(p)`, where `h` is what the head reads and `p` the probability that
+//! the block gives its guess.
 //!
 //! Every quantization of a base keeps its norms as they are, so their fingerprint names the base; the types name the
 //! quantization. With another quantization the maps still fit, a little worse.
@@ -70,6 +76,8 @@ pub struct Sidecar {
     pub drafts: bool,
     /// Vocabulary of drafts, ascending, where it is a reduced one.
     pub draft_tokens: Option<Vec<u32>>,
+    /// Whether there is an acceptance head.
+    pub accepts: bool,
     /// Of its base.
     pub base: Fingerprint,
 }
@@ -97,11 +105,15 @@ impl Sidecar {
             n => return Err(Error::unsupported(format!("a draft block of {n} layers; it may have one"))),
         };
         let draft_tokens = gguf.metadata.opt_integers("foreword-sidecar.draft_tokens")?.map(token_ids).transpose()?;
+        let accepts = gguf.tensor("accept.weight").is_some();
+        if accepts && !(drafts && draft_tokens.is_some()) {
+            return Err(Error::bad_file("an acceptance head without foreword-sidecar.draft_tokens"));
+        }
         let base = Fingerprint {
             norms: hash("foreword-sidecar.base.norms")?,
             tensors: hash("foreword-sidecar.base.tensors")?,
         };
-        Ok(Sidecar { trunk, drafts, draft_tokens, base })
+        Ok(Sidecar { trunk, drafts, draft_tokens, accepts, base })
     }
 
     /// Whether the sidecar fits a base; `false` for another quantization of it.

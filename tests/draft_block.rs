@@ -16,10 +16,10 @@ use foreword::gguf::{Gguf, Metadata, Value};
 use foreword::model::{Guesser, Model, ModelOptions};
 use foreword::predict::Prefill;
 use foreword::quant::TensorType;
-use foreword::sample::Params;
+use foreword::sample::{Params, Sampler};
 use foreword::sidecar::{ARCHITECTURE, Fingerprint};
-use foreword::speculate::draft::Layers;
-use foreword::speculate::{Mode, Shape};
+use foreword::speculate::draft::{CLASSES, Context, Drafter, Layers};
+use foreword::speculate::{Mode, Shape, Tree};
 use std::collections::HashMap;
 
 /// A tensor of a file: name, type, dimensions, bytes.
@@ -66,6 +66,17 @@ fn noisy(mut layer: Vec<Owned>, amount: f32) -> Vec<Owned> {
 
 /// A sidecar with maps of zeros and a draft block that is the base's layer `trunk` with noise.
 fn sidecar(name: &str, trunk: usize, noise: f32, draft_tokens: Option<&[u32]>) -> Vec<u8> {
+    sidecar_with(name, trunk, noise, draft_tokens, None)
+}
+
+/// The same with an acceptance head, whose weights are those of a token in the base's head, and with this bias.
+fn sidecar_with(
+    name: &str,
+    trunk: usize,
+    noise: f32,
+    draft_tokens: Option<&[u32]>,
+    accept: Option<(usize, &[f32])>,
+) -> Vec<u8> {
     let (gguf, all) = tensors(name);
     let mut base = Fingerprint::default();
     base.set_types(&gguf);
@@ -88,6 +99,14 @@ fn sidecar(name: &str, trunk: usize, noise: f32, draft_tokens: Option<&[u32]>) -
             let of = all.iter().find(|t| t.0 == name).expect("keys and values");
             out.push((name, of.1, of.2.clone(), vec![0; of.3.len()]));
         }
+    }
+    if let Some((token, bias)) = accept {
+        let head = ["output.weight", "token_embd.weight"].map(|name| all.iter().find(|t| t.0 == name));
+        let (_, ty, dims, bytes) = head.into_iter().flatten().next().expect("a head");
+        let row = bytes.len() / dims[1] as usize;
+        out.push(("accept.weight".into(), *ty, vec![dims[0], 1], bytes[token * row..][..row].to_vec()));
+        let bias_bytes = bias.iter().flat_map(|v| v.to_le_bytes()).collect();
+        out.push(("accept.bias".into(), TensorType::F32, vec![bias.len() as u64], bias_bytes));
     }
     file(&metadata, &out)
 }
@@ -238,6 +257,42 @@ fn proposals_are_those_of_trunk_and_block_as_a_model() {
     }
 }
 
+#[test]
+fn the_acceptance_head_says_how_sure_a_proposal_is() {
+    let (trunk, token) = (1, 77);
+    let some: Vec<u32> = (0..264).filter(|t| t % 3 != 1).collect();
+    let mut composed = model(source(composed("llama", trunk, 0.05)));
+    let text = random_tokens(&mut Random::new(4), 30);
+    let logits = wanted(&mut composed, &text);
+    let sampler = Sampler::new(Params { temperature: 0.0, ..Params::default() });
+    let mut classes = Vec::new();
+    for (odds, confidence) in [(0.0, 0.0), (0.0, 1.0), (-2.0, 0.5), (3.0, -1.0), (-40.0, 1.0), (40.0, 0.0)] {
+        let constant = odds - logits[token];
+        let mut base = model(vec![open_source(&data("models/llama.gguf"))]);
+        let accept = Some((token, &[constant, confidence][..]));
+        add(&mut base, sidecar_with("llama", trunk, 0.05, Some(&some), accept)).expect("a sidecar");
+        let seq = base.kv_mut().new_seq();
+        read(&mut base, seq, &text[..29], 7, false);
+        let mut drafter = Layers::of_sidecar(&base).expect("a draft block");
+        let tree = Tree::default();
+        let context = Context { target: &mut base, seq, request: 1, text: &text, sampler: &sampler, tree: &tree };
+        let proposals = pollster::block_on(drafter.propose(context, &[0])).expect("a proposal");
+        // By hand: the softmax over the vocabulary of drafts, and the head's product, which is the logit of `token`.
+        let law: Vec<f64> = some.iter().map(|&t| f64::from(logits[t as usize]).exp()).collect();
+        // Proposals keep the 64 most probable tokens.
+        let mut sorted = law;
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        let p = sorted[0] / sorted[..64].iter().sum::<f64>();
+        let odds = f64::from(logits[token]) + f64::from(constant) + f64::from(confidence) * (p / (1.0 - p)).ln();
+        let accepted = 1.0 / (1.0 + (-odds).exp());
+        assert_eq!(proposals[0].class, ((accepted * CLASSES as f64) as usize).min(CLASSES - 1));
+        classes.push(proposals[0].class);
+    }
+    classes.sort_unstable();
+    classes.dedup();
+    assert!(classes.len() > 2 && classes.contains(&0) && classes.contains(&(CLASSES - 1)), "{classes:?}");
+}
+
 fn engine(name: &str, bytes: Vec<u8>) -> Engine {
     let sources = vec![open_source(&data(&format!("models/{name}.gguf")))];
     let cpu = Box::new(Cpu::new(1));
@@ -320,6 +375,12 @@ fn bad_draft_blocks_are_refused() {
     for tokens in [&[][..], &[5, 4], &[5, 5], &[1, 264]] {
         let error = add(&mut base, sidecar("llama", 1, 0.0, Some(tokens))).expect_err("bad tokens");
         assert_eq!(error.kind(), Kind::BadFile, "{error}");
+    }
+    let head = |tokens: Option<&[u32]>, bias: &[f32]| sidecar_with("llama", 1, 0.0, tokens, Some((9, bias)));
+    let without_tokens = head(None, &[0.0, 1.0]);
+    let wrong_shape = head(Some(&[5, 6]), &[0.0]);
+    for bytes in [without_tokens, wrong_shape] {
+        assert_eq!(add(&mut base, bytes).expect_err("a bad acceptance head").kind(), Kind::BadFile);
     }
     let good = sidecar("llama", 1, 0.0, None);
     for n in [good.len() / 2, good.len() - 1] {

@@ -1,7 +1,9 @@
-"""Prompts for self-distillation, as lines of `foreword batch`: forms of requests crossed with subjects, all our own."""
+"""Prompts for self-distillation, as lines of `foreword batch`: forms of requests crossed with subjects, all our own; with `--text`
+half of them ask about passages of a text instead, of which only the first `--share` is used, as in `corpus.py`."""
 import argparse
 import itertools
 import json
+import pathlib
 import random
 
 FORMS = [
@@ -13,6 +15,13 @@ FORMS = [
     "What are the advantages and disadvantages of {}?", "Write a newspaper report about {}.", "Write an encyclopedia entry on {}.",
     "Write a poem about {}, then explain it.", "Draft a lecture on {}, with examples.", "What questions about {} are still open?",
     "Write a product description and three reviews that involve {}.", "Plan a small project about {}, with steps and costs.",
+]
+PASSAGES = [
+    "Summarize: {}", "{}\n\nSummarize the text above in three sentences.", "Read this and list the main points.\n\n{}",
+    "{}\n\nWho and what is this text about? Answer in full sentences.", "Translate into German: {}", "Translate to French: {}",
+    "Use the passage to write three questions and answer them.\n\nPassage: {}", "Rewrite this for children: {}",
+    "Given the following paragraphs, say what happened and when.\n\n{}", "Extract all names and places from this text:\n{}",
+    "Continue this text: {}", "Correct and improve the style of the following: {}",
 ]
 SUBJECTS = """the water cycle;medieval castles;bread baking;the French Revolution;black holes;bicycle repair;the violin;coral reefs;photosynthesis
 the Roman army;chess openings;the stock market;earthquakes;the human heart;tea;volcanoes;sailing ships;the printing press;honey bees
@@ -30,13 +39,20 @@ def main():
     args.add_argument("--n", type=int, default=400)
     args.add_argument("--max-tokens", type=int, default=420)
     args.add_argument("--seed", type=int, default=1)
+    args.add_argument("--text", help="passages")
+    args.add_argument("--share", type=float, default=0.5)
     args = args.parse_args()
     draw = random.Random(args.seed)
+    text = pathlib.Path(args.text).read_text() if args.text else ""
+    paragraphs = [p.strip() for p in text[: int(len(text) * args.share)].split("\n") if len(p) > 300]
     pairs = list(itertools.product(FORMS, SUBJECTS))
     draw.shuffle(pairs)
     for i, (form, subject) in enumerate(pairs[: args.n]):
         other = draw.choice(SUBJECTS)
         text = form.replace("{}", subject, 1).replace("{}", other, 1)
+        if paragraphs and i % 2:
+            first, n = draw.randrange(len(paragraphs)), draw.randint(1, 3)
+            text = draw.choice(PASSAGES).format("\n".join(paragraphs[first : first + n]))
         body = {"messages": [{"role": "user", "content": text}], "max_tokens": args.max_tokens,
                 "temperature": draw.choice([0.3, 0.7, 1.0]), "seed": i}
         print(json.dumps({"custom_id": f"{args.seed}-{i}", "method": "POST", "url": "/v1/chat/completions", "body": body}))

@@ -21,6 +21,24 @@ pub enum Guesser {
     Sidecar,
 }
 
+/// What an acceptance head adds to the product of its weights with the stream; see [`crate::sidecar`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Acceptance {
+    /// Added always.
+    pub constant: f32,
+    /// Factor on the log-odds of the drafter's most probable token.
+    pub confidence: f32,
+}
+
+impl Acceptance {
+    /// Probability that a drafter's most probable token is accepted, of the product and of that token's probability.
+    pub fn probability(self, product: f32, largest: f64) -> f64 {
+        let p = largest.clamp(1e-4, 1.0 - 1e-4);
+        let odds = f64::from(product + self.constant) + f64::from(self.confidence) * (p / (1.0 - p)).ln();
+        1.0 / (1.0 + (-odds).exp())
+    }
+}
+
 /// A sidecar's draft block.
 #[derive(Debug)]
 pub(super) struct Drafting {
@@ -32,9 +50,11 @@ pub(super) struct Drafting {
     cache: Cache,
     /// The model's, with operands of its own.
     buffers: Buffers,
-    /// Its vocabulary and the rows of the base's head for it, where it is a reduced one.
+    /// Its vocabulary and the rows of the base's head for it, where it is a reduced one. With an acceptance head that is the
+    /// last row.
     tokens: Option<Vec<u32>>,
     pub(super) head: Option<Head>,
+    acceptance: Option<Acceptance>,
 }
 
 impl Drafting {
@@ -60,15 +80,19 @@ impl Model {
         sources: &mut [Box<dyn Source>],
         sidecar: Sidecar,
     ) -> Result<Drafting> {
-        let Sidecar { trunk, draft_tokens: tokens, .. } = sidecar;
+        let Sidecar { trunk, draft_tokens: tokens, accepts, .. } = sidecar;
         let n_vocab = self.config.n_vocab;
         if let Some(id) = tokens.iter().flatten().find(|&&t| t as usize >= n_vocab) {
             return Err(Error::bad_file(format!("draft token {id} is not in the vocabulary of {n_vocab}")));
         }
         let layer = weights::draft_block(gguf, sources, &mut *self.backend, &self.config).await?;
         let cache = self.kv.add_layer(&mut *self.backend)?;
+        let (extra, acceptance) = match accepts {
+            true => weights::acceptance(gguf, sources, &mut *self.backend, self.config.dim).await?,
+            false => (Vec::new(), None),
+        };
         let head = match &tokens {
-            Some(tokens) => Some(self.reduced_head(tokens).await?),
+            Some(tokens) => Some(self.reduced_head(tokens, &extra).await?),
             None => None,
         };
         let (c, n, backend) = (&self.config, self.max_batch, &mut *self.backend);
@@ -78,24 +102,26 @@ impl Model {
             gated: backend.new_operand(n, c.ff_dim, &[layer.down.weight])?,
             ..self.buffers.clone()
         };
-        Ok(Drafting { trunk, layer, spec: c.layers[trunk], cache, buffers, tokens, head })
+        Ok(Drafting { trunk, layer, spec: c.layers[trunk], cache, buffers, tokens, head, acceptance })
     }
 
-    /// The head's rows of some tokens.
-    async fn reduced_head(&mut self, tokens: &[u32]) -> Result<Head> {
-        let (n, dim, rows) = (tokens.len(), self.config.dim, self.buffers.head_rows);
+    /// The head's rows of some tokens, and `extra` ones.
+    async fn reduced_head(&mut self, tokens: &[u32], extra: &[f32]) -> Result<Head> {
+        let (dim, rows) = (self.config.dim, self.buffers.head_rows);
+        let n = tokens.len() + extra.len() / dim;
         let exact = self.weights.float_head || !dim.is_multiple_of(32);
         let ty = if exact { TensorType::F32 } else { TensorType::Q8_0 };
         let weight = self.backend.new_weight(ty, n, dim)?;
-        let mut values = vec![0.0; n * dim];
+        let mut values = vec![0.0; tokens.len() * dim];
         let batch = self.max_batch;
         for (tokens, values) in tokens.chunks(batch).zip(values.chunks_mut(batch * dim)) {
             self.rows_of(self.weights.head, tokens, values).await?;
         }
+        values.extend_from_slice(extra);
         let bytes = if exact { values.iter().flat_map(|v| v.to_le_bytes()).collect() } else { q8_0(&values) };
         self.backend.load_rows(weight, 0, &bytes)?;
         let bias = match self.weights.head_bias {
-            Some(bias) => Some(self.some_of(bias, tokens).await?),
+            Some(bias) => Some(self.some_of(bias, tokens, n).await?),
             None => None,
         };
         let (input, logits) = (self.backend.new_operand(rows, dim, &[weight])?, self.backend.new_buf(rows, n)?);
@@ -113,11 +139,12 @@ impl Model {
         read(&mut *self.backend, self.buffers.x, n, out).await
     }
 
-    /// Some values of a vector over the vocabulary.
-    async fn some_of(&mut self, all: Buf, tokens: &[u32]) -> Result<Buf> {
+    /// Some values of a vector over the vocabulary, and zeros up to `n`.
+    async fn some_of(&mut self, all: Buf, tokens: &[u32], n: usize) -> Result<Buf> {
         let mut values = vec![0.0; self.config.n_vocab];
         read(&mut *self.backend, all, 1, &mut values).await?;
-        let some: Vec<f32> = tokens.iter().map(|&t| values[t as usize]).collect();
+        let mut some: Vec<f32> = tokens.iter().map(|&t| values[t as usize]).collect();
+        some.resize(n, 0.0);
         let buf = self.backend.new_buf(1, some.len())?;
         self.backend.write(buf, 0, &some)?;
         Ok(buf)
@@ -145,10 +172,15 @@ impl Model {
         drafting.and_then(|d| d.tokens.as_deref())
     }
 
+    /// A guesser's acceptance head. What it makes of a row stands behind the row's logits.
+    pub fn acceptance(&self, guesser: Guesser) -> Option<Acceptance> {
+        self.drafting.as_ref().filter(|_| guesser == Guesser::Sidecar)?.acceptance
+    }
+
     /// Runs the rows of a batch from `first` on, those before having been run by this function already, through what
     /// guesses. `streams` gets the residual streams `[rows, dim]` behind its [layers](Model::guesser_layers), `logits` becomes
-    /// `[n_outputs, vocabulary]`. Deeper layers' cache entries are not written, so the tokens must not be
-    /// committed; a forward of the same rows may go on from the streams ([`Batch::resume`]).
+    /// `[n_outputs, vocabulary]`, one column more with an [acceptance head](Model::acceptance). Deeper layers' cache entries are not
+    /// written, so the tokens must not be committed; a forward of the same rows may go on from the streams ([`Batch::resume`]).
     ///
     /// # Errors
     /// As for [`Model::forward`] and [`Model::guesser_layers`]; `streams` is as before then.

@@ -10,7 +10,7 @@ mod predict;
 mod weights;
 
 pub use config::{LayerConfig, ModelConfig, RopeConfig, RopeScaling};
-pub use draft::Guesser;
+pub use draft::{Acceptance, Guesser};
 pub use families::config as config_of;
 pub use observe::Entries;
 pub use perplexity::{Perplexity, perplexity};

@@ -1,6 +1,7 @@
 //! Tensors of a file into the backend's memory, one at a time: file and repacked weights never both lie whole in memory.
 
 use super::config::{ModelConfig, RopeScaling};
+use super::draft::Acceptance;
 use crate::backend::{Backend, Buf, Weight};
 use crate::error::{Error, Result};
 use crate::gguf::source::Source;
@@ -149,6 +150,20 @@ pub(super) async fn draft_block(
 ) -> Result<LayerWeights> {
     let mut ignore = |_| {};
     Loader::new(gguf, sources, backend, &mut ignore).layer(config, config.layers.len()).await
+}
+
+/// Loads a sidecar's acceptance head: weights `[dim]`, and the two numbers of its bias.
+pub(super) async fn acceptance(
+    gguf: &Gguf,
+    sources: &mut [Box<dyn Source>],
+    backend: &mut dyn Backend,
+    dim: usize,
+) -> Result<(Vec<f32>, Option<Acceptance>)> {
+    let mut ignore = |_| {};
+    let mut loader = Loader::new(gguf, sources, backend, &mut ignore);
+    let weights = loader.floats("accept.weight", dim).await?;
+    let bias = loader.floats("accept.bias", 2).await?;
+    Ok((weights, Some(Acceptance { constant: bias[0], confidence: bias[1] })))
 }
 
 struct Loader<'a> {

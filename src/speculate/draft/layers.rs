@@ -1,7 +1,7 @@
 //! The target's own first layers as drafter: its final norm and head on an early hidden state (layer skip), or a sidecar's draft
 //! block between.
 
-use super::{Context, Drafter, Proposals, from_logits};
+use super::{Context, Drafter, Proposals, class_of, from_logits};
 use crate::batch::{Batch, BatchToken, SeqId, Streams};
 use crate::error::{Error, Result};
 use crate::model::{Guesser, Model};
@@ -52,11 +52,20 @@ impl Drafter for Layers {
             let Some(tokens) = context.target.draft_tokens(self.guesser) else {
                 return Ok(from_logits(&context, &self.logits, n_vocab, slots));
             };
+            let acceptance = context.target.acceptance(self.guesser);
             let mut whole = vec![f32::NEG_INFINITY; slots.len() * n_vocab];
-            for (whole, row) in whole.chunks_exact_mut(n_vocab).zip(self.logits.chunks_exact(tokens.len())) {
+            let rows = self.logits.chunks_exact(tokens.len() + usize::from(acceptance.is_some()));
+            for (whole, row) in whole.chunks_exact_mut(n_vocab).zip(rows.clone()) {
                 tokens.iter().zip(row).for_each(|(&t, &logit)| whole[t as usize] = logit);
             }
-            Ok(from_logits(&context, &whole, n_vocab, slots))
+            let mut proposals = from_logits(&context, &whole, n_vocab, slots);
+            if let Some(acceptance) = acceptance {
+                for (proposal, row) in proposals.iter_mut().zip(rows) {
+                    let product = row.last().copied().unwrap_or_default();
+                    proposal.class = class_of(acceptance.probability(product, proposal.law.largest()));
+                }
+            }
+            Ok(proposals)
         })
     }
 

@@ -77,8 +77,13 @@ fn from_logits(context: &Context<'_>, logits: &[f32], n_vocab: usize, slots: &[u
     rows.map(|(row, &slot)| {
         let after = context.sampler.draft_distribution(&row[..n], &context.tree.path(slot), LAW_LEN);
         let law = Probs::of(&after);
-        let class = (law.largest() * CLASSES as f64) as usize;
-        Proposal { law, class: class.min(CLASSES - 1) }
+        let class = class_of(law.largest());
+        Proposal { law, class }
     })
     .collect()
+}
+
+/// The class of a probability.
+fn class_of(p: f64) -> usize {
+    ((p * CLASSES as f64) as usize).min(CLASSES - 1)
 }
