@@ -64,15 +64,15 @@ impl KvCache {
         self.cache
     }
 
-    /// Another cache of one layer with the same cells, for the keys and values of a draft block; the one from before where
-    /// there is one.
+    /// Another cache with the same cells, for the keys and values of a sidecar's layers: of its own one and of the draft block; the
+    /// one from before where there is one.
     ///
     /// # Errors
     /// [`crate::Kind::OutOfMemory`].
-    pub fn add_layer(&mut self, backend: &mut dyn Backend) -> Result<Cache> {
+    pub fn beside(&mut self, backend: &mut dyn Backend) -> Result<Cache> {
         let cache = match self.beside {
             Some(cache) => cache,
-            None => backend.new_cache(CacheShape { n_layers: 1, ..self.shape })?,
+            None => backend.new_cache(CacheShape { n_layers: 2, ..self.shape })?,
         };
         self.beside = Some(cache);
         Ok(cache)

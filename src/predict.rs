@@ -79,12 +79,13 @@ impl Prefill {
     }
 }
 
-/// Work of reading a token through a trunk and the maps, as a share of all layers' (multiply-adds of weights).
-pub fn share(c: &ModelConfig, trunk: usize) -> f64 {
+/// Work of reading a token through a trunk, `own` layers of the sidecar and the maps, as a share of all layers' (multiply-adds of
+/// weights).
+pub fn share(c: &ModelConfig, trunk: usize, own: usize) -> f64 {
     let (q_dim, kv_dim) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
     let layer = c.dim * (2 * q_dim + 2 * kv_dim + 3 * c.ff_dim);
     let n = c.layers.len();
-    (trunk * layer + (n - trunk) * 2 * kv_dim * c.dim) as f64 / (n * layer) as f64
+    ((trunk + own) * layer + (n - trunk) * 2 * kv_dim * c.dim) as f64 / (n * layer) as f64
 }
 
 /// A prompt that is being read by prediction.

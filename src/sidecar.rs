@@ -8,6 +8,7 @@
 //! | `foreword-sidecar.trunk_layers` | u32: layers of the trunk |
 //! | `foreword-sidecar.base.norms` | string: fingerprint of the base's norm weights, 16 hex digits |
 //! | `foreword-sidecar.base.tensors` | string: fingerprint of the base's tensor list with its types |
+//! | `foreword-sidecar.own_layers` | u32: 1 with a layer of its own in front of the maps; 0 or absent without |
 //! | `foreword-sidecar.draft_layers` | u32: 1 with a draft block; 0 or absent without |
 //! | `foreword-sidecar.draft_tokens` | integers, ascending: the vocabulary of drafts; absent: the base's |
 //!
@@ -15,12 +16,15 @@
 //! |---|---|
 //! | `blk.L.attn_k.weight`, `blk.L.attn_v.weight` | `[n_kv_heads * head_dim, dim]`, any type, every `L` behind the trunk |
 //! | `blk.L.attn_k.bias`, `blk.L.attn_v.bias` | `[n_kv_heads * head_dim]`, optional |
+//! | `own.0.*` | the layer of its own: all tensors of a layer of the base |
 //! | `blk.N.*`, `N` the number of the base's layers | the draft block: all tensors of a layer of the base |
 //! | `accept.weight` | `[1, dim]`: the acceptance head, optional, only with `draft_tokens` |
 //! | `accept.bias` | `[2]`: its constant, and its factor on the draft's confidence |
 //!
-//! The draft block is one layer of the base's form behind the trunk, with the rotation and the window of the layer that the base
-//! has there. Its output goes through the base's last norm and head, or through the head's rows of `draft_tokens`.
+//! The layer of its own and the draft block are each one layer of the base's form behind the trunk, with the rotation and the window
+//! of the layer that the base has there. What they attend to follows from the stream behind the trunk, so it is there for every token
+//! however a text was read; that is why there is one layer and not several. With a layer of its own the maps read the stream behind
+//! it. The output of the draft block goes through the base's last norm and head, or through the head's rows of `draft_tokens`.
 //!
 //! The acceptance head (SpecDec++, arXiv 2405.19715) says how likely the block's first guess is to be accepted: the log-odds are
 //! `accept.weight · h + accept.bias[0] + accept.bias[1] * logit(p)`, where `h` is what the head reads and `p` the probability that
@@ -72,6 +76,8 @@ fn fnv1a(bytes: &[u8], start: u64) -> u64 {
 pub struct Sidecar {
     /// Layers of the trunk.
     pub trunk: usize,
+    /// Whether there is a layer of its own.
+    pub own: bool,
     /// Whether there is a draft block.
     pub drafts: bool,
     /// Vocabulary of drafts, ascending, where it is a reduced one.
@@ -100,10 +106,11 @@ impl Sidecar {
                 .map_err(|e| Error::bad_file(format!("{key} is {text:?}, not 16 hex digits")).caused_by(e))
         };
         let trunk = gguf.metadata.u32("foreword-sidecar.trunk_layers")? as usize;
-        let drafts = match gguf.metadata.opt_u32("foreword-sidecar.draft_layers")?.unwrap_or(0) {
-            n @ (0 | 1) => n == 1,
-            n => return Err(Error::unsupported(format!("a draft block of {n} layers; it may have one"))),
+        let has = |key: &str| match gguf.metadata.opt_u32(key)?.unwrap_or(0) {
+            n @ (0 | 1) => Ok(n == 1),
+            n => Err(Error::unsupported(format!("{key} is {n}; there may be one"))),
         };
+        let (own, drafts) = (has("foreword-sidecar.own_layers")?, has("foreword-sidecar.draft_layers")?);
         let draft_tokens = gguf.metadata.opt_integers("foreword-sidecar.draft_tokens")?.map(token_ids).transpose()?;
         let accepts = gguf.tensor("accept.weight").is_some();
         if accepts && !(drafts && draft_tokens.is_some()) {
@@ -113,7 +120,7 @@ impl Sidecar {
             norms: hash("foreword-sidecar.base.norms")?,
             tensors: hash("foreword-sidecar.base.tensors")?,
         };
-        Ok(Sidecar { trunk, drafts, draft_tokens, accepts, base })
+        Ok(Sidecar { trunk, own, drafts, draft_tokens, accepts, base })
     }
 
     /// Whether the sidecar fits a base; `false` for another quantization of it.

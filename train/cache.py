@@ -1,7 +1,9 @@
-"""The maps, and the base on a predicted cache exactly as the run time uses it: the first tokens (sinks) and the last ones (tail, and
+"""The maps, with layers of their own in front if there are any, and the base on a predicted cache exactly as the run time uses it: the first tokens (sinks) and the last ones (tail, and
 the answer behind it) go through all layers, everything between is predicted."""
 import torch
 import torch.nn.functional as F
+
+from block import Block
 
 SINKS = 4
 TAIL = 32
@@ -9,16 +11,23 @@ BLOCK = 96  # the tail of a prompt and the answer behind it
 
 
 class Maps(torch.nn.Module):
-    """Linear maps from the normed stream behind the trunk to the deeper layers' keys (before norm and rotation) and values."""
+    """Linear maps from the normed stream to the deeper layers' keys (before norm and rotation) and values; the stream is that behind
+    the trunk, or behind `own` layers that follow it. These begin as the base's, without effect."""
 
-    def __init__(self, base, depth):
+    def __init__(self, base, depth, own=0):
         super().__init__()
         self.depth, self.n = depth, base.n_layers - depth
+        self.own = torch.nn.ModuleList(Block(base, depth + i) for i in range(own))
+        for layer in self.own:
+            for part in "attn_output", "ffn_down":
+                layer.weights[part].data.zero_()
         self.weight = torch.nn.Parameter(torch.zeros(self.n * 2 * base.kv_dim, base.dim))
         self.bias = torch.nn.Parameter(torch.zeros(self.n * 2 * base.kv_dim))
 
     def forward(self, base, x):
-        """`[n, dim]` behind the trunk to `[n, layers, 2, kv_dim]`."""
+        """`[n, dim]` behind the trunk, of a text from its beginning, to `[n, layers, 2, kv_dim]`."""
+        for layer in self.own:
+            x = layer(base, x[None])[0]
         h = base.rms(x, base.layers[self.depth]["attn_norm"])
         return F.linear(h, self.weight, self.bias).view(len(x), self.n, 2, base.kv_dim)
 
@@ -34,7 +43,7 @@ def predicted(base, maps, x, start):
     rows = torch.cat([torch.arange(SINKS), torch.arange(start, last + BLOCK)])
     middle = torch.arange(SINKS, last)
     # Gradients of pieces that are cut off one by one would fill and add the whole each time.
-    guess = [layer.unbind(1) for layer in maps(base, x[SINKS:last]).unbind(1)]
+    guess = [layer.unbind(1) for layer in maps(base, x[:last])[SINKS:].unbind(1)]
     own, ahead = [SINKS] + [BLOCK] * n_blocks, [start - SINKS] + [BLOCK] * (n_blocks - 1)
     seen = [torch.arange(end) for end in range(start + BLOCK, last + BLOCK + 1, BLOCK)]
 

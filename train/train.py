@@ -36,7 +36,7 @@ def divergence(base, maps, head, x, last, start):
 def distance(base, maps, tokens):
     """L1 distance of predicted and true keys and values, relative to the true ones (the paper's consistency loss)."""
     _, behind, kvs = base.run(tokens, [maps.depth])
-    guess = maps(base, behind[maps.depth][SINKS:])
+    guess = maps(base, behind[maps.depth])[SINKS:]
     true = torch.stack([torch.stack(kvs[layer], 1) for layer in range(maps.depth, base.n_layers)], 1)[SINKS:]
     return ((guess - true).abs() / (true.abs().mean((0, 3), keepdim=True) + 1e-6)).mean()
 
@@ -44,17 +44,21 @@ def distance(base, maps, tokens):
 class Trainer:
     """The maps, their optimizer and running mean; all of it is kept in a file."""
 
-    def __init__(self, base, state, rate):
-        self.maps = Maps(base, state["depth"])
-        self.maps.load_state_dict(state["maps"])
+    def __init__(self, base, state, rate, own):
+        self.own = state.get("own", 0) or own
+        self.maps = Maps(base, state["depth"], self.own)
+        # Layers that are new are not in the state.
+        self.maps.load_state_dict(self.maps.state_dict() | state["maps"])
         # A matrix each for the keys and the values of every layer, in the memory of the whole.
         self.parts = [torch.nn.Parameter(w) for w in self.maps.weight.data.split(base.kv_dim)]
-        self.optimizer = Optimizer(self.parts, [self.maps.bias], rate)
-        if "optimizer" in state:
+        own = list(self.maps.own.parameters())
+        matrices, vectors = ([w for w in own if w.dim() == d] for d in (2, 1))
+        self.optimizer = Optimizer(self.parts + matrices, [self.maps.bias] + vectors, rate)
+        if "optimizer" in state and state["own"] == self.own:
             self.optimizer.load(state["optimizer"])
         self.step = state["step"]
         self.first = state.get("first", self.step)
-        self.mean = {k: v.clone() for k, v in state.get("mean", state["maps"]).items()}
+        self.mean = {k: v.clone() for k, v in (self.maps.state_dict() | state.get("mean", state["maps"])).items()}
 
     def update(self, progress):
         for part, grad in zip(self.parts, self.maps.weight.grad.split(len(self.parts[0]))):
@@ -67,7 +71,8 @@ class Trainer:
             self.mean[k].mul_(keep).add_(v, alpha=1 - keep)
 
     def save(self, path):
-        state = {"depth": self.maps.depth, "maps": self.maps.state_dict(), "mean": self.mean, "step": self.step, "first": self.first}
+        state = {"depth": self.maps.depth, "own": self.own, "step": self.step, "first": self.first}
+        state |= {"maps": self.maps.state_dict(), "mean": self.mean}
         torch.save(state | {"optimizer": self.optimizer.state()}, path + ".part")
         os.replace(path + ".part", path)
 
@@ -84,6 +89,7 @@ def main():
     args.add_argument("--rate", type=float, default=1e-3)
     args.add_argument("--steps", type=int, default=400, help="length of the whole schedule (warm-up, then cosine to zero)")
     args.add_argument("--texts", type=int, default=4, help="a step")
+    args.add_argument("--own", type=int, default=0, help="layers of the sidecar's own behind the trunk")
     args.add_argument("--vocabulary", type=int, default=8192, help="most frequent tokens, over which distributions are compared")
     args.add_argument("--consistency", type=float, default=0)
     args.add_argument("--threads", type=int, default=1)
@@ -91,7 +97,7 @@ def main():
     torch.set_num_threads(args.threads)
     base = Base(args.model)
     tokens = np.load(args.tokens)
-    trainer = Trainer(base, torch.load(args.out if os.path.exists(args.out) else args.maps), args.rate)
+    trainer = Trainer(base, torch.load(args.out if os.path.exists(args.out) else args.maps), args.rate, args.own)
     maps = trainer.maps
     data = features(base, tokens, maps.depth, args.features.format(maps.depth))
     head = base.head[frequent(tokens, args.vocabulary)].clone()

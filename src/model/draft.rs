@@ -1,10 +1,10 @@
 //! Drafting with the model's own first layers, with or without a sidecar's draft block behind them, and the forward that goes on
 //! behind these layers: what a drafter has computed of a guess is the first part of its verification.
 
-use super::forward::{Head, Layer, Wanted, append, block, store};
-use super::weights::{LayerWeights, Weights};
-use super::{Buffers, LayerConfig, Model, ModelConfig, weights};
-use crate::backend::{Backend, Buf, Cache, Delta, Norm, Plan, RopeAppend, Rows, Span, Weight, read};
+use super::beside::Beside;
+use super::forward::{Head, Wanted, block};
+use super::{Model, weights};
+use crate::backend::{Buf, Norm, Plan, Rows, Span, Weight, read};
 use crate::batch::{Batch, Streams};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
@@ -44,32 +44,12 @@ impl Acceptance {
 pub(super) struct Drafting {
     /// Layers before it.
     pub(super) trunk: usize,
-    layer: LayerWeights,
-    spec: LayerConfig,
-    /// Its keys and values.
-    cache: Cache,
-    /// The model's, with operands of its own.
-    buffers: Buffers,
+    pub(super) block: Beside,
     /// Its vocabulary and the rows of the base's head for it, where it is a reduced one. With an acceptance head that is the
     /// last row.
     tokens: Option<Vec<u32>>,
     pub(super) head: Option<Head>,
     acceptance: Option<Acceptance>,
-}
-
-impl Drafting {
-    fn layer(&self) -> Layer<'_> {
-        Layer { weights: &self.layer, spec: self.spec, cache: (self.cache, 0) }
-    }
-
-    /// Fills its cache from the stream behind the trunk, which every token of a text goes through; completes the stream.
-    pub(super) fn append(&self, backend: &mut dyn Backend, (c, w): (&ModelConfig, &Weights), delta: Option<Delta>) {
-        let (b, l) = (&self.buffers, &self.layer);
-        let norm = Norm { x: b.x, delta, weight: l.attn_norm, eps: c.norm_eps, out: b.normed, rows: Rows::All };
-        backend.norm(&norm);
-        backend.matmul(b.normed, Rows::All, &[store(l.k, b.k), store(l.v, b.v)]);
-        backend.rope_append(&RopeAppend { q: None, ..append((c, w, b), self.layer()) });
-    }
 }
 
 impl Model {
@@ -85,8 +65,8 @@ impl Model {
         if let Some(id) = tokens.iter().flatten().find(|&&t| t as usize >= n_vocab) {
             return Err(Error::bad_file(format!("draft token {id} is not in the vocabulary of {n_vocab}")));
         }
-        let layer = weights::draft_block(gguf, sources, &mut *self.backend, &self.config).await?;
-        let cache = self.kv.add_layer(&mut *self.backend)?;
+        let prefix = format!("blk.{}", self.config.layers.len());
+        let block = self.load_beside((gguf, &mut *sources), &prefix, trunk, 1).await?;
         let (extra, acceptance) = match accepts {
             true => weights::acceptance(gguf, sources, &mut *self.backend, self.config.dim).await?,
             false => (Vec::new(), None),
@@ -95,14 +75,7 @@ impl Model {
             Some(tokens) => Some(self.reduced_head(tokens, &extra).await?),
             None => None,
         };
-        let (c, n, backend) = (&self.config, self.max_batch, &mut *self.backend);
-        let buffers = Buffers {
-            normed: backend.new_operand(n, c.dim, &layer.normed_readers())?,
-            attended: backend.new_operand(n, c.n_heads * c.head_dim, &[layer.o.weight])?,
-            gated: backend.new_operand(n, c.ff_dim, &[layer.down.weight])?,
-            ..self.buffers.clone()
-        };
-        Ok(Drafting { trunk, layer, spec: c.layers[trunk], cache, buffers, tokens, head, acceptance })
+        Ok(Drafting { trunk, block, tokens, head, acceptance })
     }
 
     /// The head's rows of some tokens, and `extra` ones.
@@ -217,7 +190,7 @@ impl Model {
             let drafting = self.drafting.as_ref().filter(|_| guesser == Guesser::Sidecar);
             let (c, w) = (&self.config, &self.weights);
             let (delta, wanted) = match drafting {
-                Some(d) => (block(&mut *self.backend, (c, w, &d.buffers), d.layer(), None), Wanted::Draft),
+                Some(d) => (block(&mut *self.backend, (c, w, &d.block.buffers), d.block.layer(), None), Wanted::Draft),
                 None => (None, Wanted::All),
             };
             result = self.end(plan, delta, wanted, logits).await;

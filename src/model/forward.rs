@@ -1,5 +1,6 @@
 //! The one decoder: a batch through the layers to logits.
 
+use super::predict::beside;
 use super::weights::{LayerWeights, Linear, Weights};
 use super::{Buffers, LayerConfig, Model, ModelConfig};
 use crate::backend::{
@@ -133,8 +134,8 @@ impl Model {
         let mut delta = None;
         for i in layers {
             delta = block(backend, (c, w, b), Layer::of(c, w, self.kv.cache(), i), delta);
-            if let Some(draft) = self.drafting.as_ref().filter(|d| d.trunk == i + 1) {
-                draft.append(backend, (c, w), delta);
+            for layer in beside(&self.maps, &self.drafting, i + 1) {
+                layer.append(backend, (c, w), delta);
                 delta = None;
             }
         }

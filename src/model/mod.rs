@@ -1,5 +1,6 @@
 //! One transformer, driven by a config: a GGUF file becomes weights in a backend, a batch becomes logits.
 
+mod beside;
 mod config;
 mod draft;
 mod families;

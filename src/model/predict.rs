@@ -2,7 +2,9 @@
 //! cache predicted, and through the deeper layers once more from the streams that the trunk left.
 
 use super::Model;
-use super::forward::{Layer, Wanted, append, store};
+use super::beside::Beside;
+use super::draft::Drafting;
+use super::forward::{Layer, Wanted, append, block, store};
 use super::weights::{self, Linear};
 use crate::backend::{Norm, Operand, RopeAppend, Rows, read};
 use crate::batch::Batch;
@@ -17,6 +19,8 @@ use crate::sidecar::Sidecar;
 pub(super) struct Maps {
     /// Layers of the trunk.
     trunk: usize,
+    /// A layer between trunk and maps.
+    own: Option<Beside>,
     /// Input of the maps `[n, dim]`.
     input: Operand,
     /// Keys and values of every deeper layer, `[n_kv_heads * head_dim, dim]` each.
@@ -39,7 +43,12 @@ impl Model {
                 self.config.layers.len()
             )));
         }
-        let (backend, trunk) = (&mut *self.backend, sidecar.trunk);
+        let trunk = sidecar.trunk;
+        let own = match sidecar.own {
+            true => Some(self.load_beside((gguf, &mut *sources), "own.0", trunk, 0).await?),
+            false => None,
+        };
+        let backend = &mut *self.backend;
         let layers = weights::maps(gguf, sources, backend, &self.config, trunk).await?;
         let readers: Vec<_> = layers.iter().flat_map(|(k, v)| [k.weight, v.weight]).collect();
         let input = backend.new_operand(self.max_batch, self.config.dim, &readers)?;
@@ -47,13 +56,18 @@ impl Model {
             true => Some(self.load_drafting(gguf, sources, sidecar).await?),
             false => None,
         };
-        self.maps = Some(Maps { trunk, input, layers });
+        self.maps = Some(Maps { trunk, own, input, layers });
         Ok(same)
     }
 
     /// Layers of the sidecar's trunk, if there is a sidecar.
     pub fn trunk(&self) -> Option<usize> {
         self.maps.as_ref().map(|m| m.trunk)
+    }
+
+    /// Layers of the sidecar's own in front of the maps: 0 or 1.
+    pub fn own_layers(&self) -> usize {
+        usize::from(self.maps.as_ref().is_some_and(|m| m.own.is_some()))
     }
 
     /// Runs a batch through the trunk; the deeper layers' cache entries are predicted. `streams` becomes the residual stream
@@ -69,10 +83,17 @@ impl Model {
         planned?;
         let trunk = self.trunk().ok_or_else(no_sidecar)?;
         self.backend.begin(&self.plan)?;
-        let delta = self.through(0..trunk);
+        let mut delta = self.through(0..trunk);
         let maps = self.maps.as_ref().ok_or_else(no_sidecar)?;
         let (c, w, b) = (&self.config, &self.weights, &self.buffers);
         let (backend, cache) = (&mut *self.backend, self.kv.cache());
+        streams.resize(batch.len() * c.dim, 0.0);
+        if let Some(own) = &maps.own {
+            // The exact reading goes on from the trunk's stream, not from this layer's.
+            read(backend, b.x, batch.len(), streams).await?;
+            backend.begin(&self.plan)?;
+            delta = block(backend, (c, w, &own.buffers), own.layer(), None);
+        }
         // The deeper layers' entries. The norm is that of the first of them; it also completes the stream.
         let weight = w.layers[maps.trunk].attn_norm;
         backend.norm(&Norm { x: b.x, delta, weight, eps: c.norm_eps, out: maps.input, rows: Rows::All });
@@ -80,8 +101,10 @@ impl Model {
             backend.matmul(maps.input, Rows::All, &[store(*k, b.k), store(*v, b.v)]);
             backend.rope_append(&RopeAppend { q: None, ..append((c, w, b), Layer::of(c, w, cache, layer)) });
         }
-        streams.resize(batch.len() * c.dim, 0.0);
-        read(backend, b.x, batch.len(), streams).await
+        match maps.own {
+            Some(_) => Ok(()),
+            None => read(backend, b.x, batch.len(), streams).await,
+        }
     }
 
     /// Runs committed tokens once more and overwrites their cache entries: through the layers behind the trunk from their
@@ -115,6 +138,16 @@ impl Model {
         self.plan = plan;
         result
     }
+}
+
+/// Layers of a sidecar that read the stream behind so many first layers.
+pub(super) fn beside<'a>(
+    maps: &'a Option<Maps>,
+    drafting: &'a Option<Drafting>,
+    trunk: usize,
+) -> impl Iterator<Item = &'a Beside> {
+    let own = maps.as_ref().filter(|m| m.trunk == trunk).and_then(|m| m.own.as_ref());
+    own.into_iter().chain(drafting.as_ref().filter(|d| d.trunk == trunk).map(|d| &d.block))
 }
 
 fn no_sidecar() -> Error {

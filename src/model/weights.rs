@@ -95,7 +95,7 @@ pub(super) async fn load(
     let embeddings = loader.matrix("token_embd.weight", n_vocab, dim).await?;
     let mut layers = Vec::new();
     for layer in loader.in_file_order(config.layers.len()) {
-        layers.push((layer, loader.layer(config, layer).await?));
+        layers.push((layer, loader.layer(config, &format!("blk.{layer}")).await?));
     }
     layers.sort_by_key(|(layer, _)| *layer);
     let layers = layers.into_iter().map(|(_, weights)| weights).collect();
@@ -141,15 +141,16 @@ pub(super) async fn maps(
     Ok(maps)
 }
 
-/// Loads a sidecar's draft block, whose number is that behind the base's last layer.
-pub(super) async fn draft_block(
+/// Loads a layer whose tensors are named `{prefix}.*`.
+pub(super) async fn layer(
     gguf: &Gguf,
     sources: &mut [Box<dyn Source>],
     backend: &mut dyn Backend,
     config: &ModelConfig,
+    prefix: &str,
 ) -> Result<LayerWeights> {
     let mut ignore = |_| {};
-    Loader::new(gguf, sources, backend, &mut ignore).layer(config, config.layers.len()).await
+    Loader::new(gguf, sources, backend, &mut ignore).layer(config, prefix).await
 }
 
 /// Loads a sidecar's acceptance head: weights `[dim]`, and the two numbers of its bias.
@@ -199,8 +200,8 @@ impl<'a> Loader<'a> {
         Loader { gguf, sources, backend, progress, staging, fingerprint, done_bytes: 0, total_bytes }
     }
 
-    async fn layer(&mut self, c: &ModelConfig, layer: usize) -> Result<LayerWeights> {
-        let name = |part: &str| format!("blk.{layer}.{part}");
+    async fn layer(&mut self, c: &ModelConfig, prefix: &str) -> Result<LayerWeights> {
+        let name = |part: &str| format!("{prefix}.{part}");
         let (q_rows, kv_rows) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
         // Phi 3 stores queries, keys and values as one tensor, gate and up as another.
         let fused = q_rows + 2 * kv_rows;

@@ -1,5 +1,6 @@
-//! A sidecar's draft block: its proposals are the logits of a model that consists of the trunk and the block; its keys and values
-//! are there for every token of a text however it was read; answers stay those of plain decoding.
+//! A sidecar's layers. The draft block: its proposals are the logits of a model that consists of the trunk and the block; its keys and
+//! values are there for every token of a text however it was read; answers stay those of plain decoding. The layer in front of the
+//! maps: predictions are those of a model that consists of the trunk, that layer and one with the maps.
 
 mod common;
 
@@ -64,6 +65,20 @@ fn noisy(mut layer: Vec<Owned>, amount: f32) -> Vec<Owned> {
     layer
 }
 
+/// The header of a sidecar without a draft block.
+fn header(name: &str, trunk: usize) -> (Gguf, Vec<Owned>, Metadata) {
+    let (gguf, all) = tensors(name);
+    let mut base = Fingerprint::default();
+    base.set_types(&gguf);
+    all.iter().for_each(|(name, _, _, bytes)| base.add(name, bytes));
+    let mut metadata = Metadata::default();
+    metadata.insert("general.architecture", Value::String(ARCHITECTURE.into()));
+    metadata.insert("foreword-sidecar.trunk_layers", Value::Unsigned(trunk as u64));
+    metadata.insert("foreword-sidecar.base.norms", Value::String(format!("{:016x}", base.norms)));
+    metadata.insert("foreword-sidecar.base.tensors", Value::String(format!("{:016x}", base.tensors)));
+    (gguf, all, metadata)
+}
+
 /// A sidecar with maps of zeros and a draft block that is the base's layer `trunk` with noise.
 fn sidecar(name: &str, trunk: usize, noise: f32, draft_tokens: Option<&[u32]>) -> Vec<u8> {
     sidecar_with(name, trunk, noise, draft_tokens, None)
@@ -77,16 +92,8 @@ fn sidecar_with(
     draft_tokens: Option<&[u32]>,
     accept: Option<(usize, &[f32])>,
 ) -> Vec<u8> {
-    let (gguf, all) = tensors(name);
-    let mut base = Fingerprint::default();
-    base.set_types(&gguf);
-    all.iter().for_each(|(name, _, _, bytes)| base.add(name, bytes));
+    let (gguf, all, mut metadata) = header(name, trunk);
     let n_layers = layers_of(&gguf);
-    let mut metadata = Metadata::default();
-    metadata.insert("general.architecture", Value::String(ARCHITECTURE.into()));
-    metadata.insert("foreword-sidecar.trunk_layers", Value::Unsigned(trunk as u64));
-    metadata.insert("foreword-sidecar.base.norms", Value::String(format!("{:016x}", base.norms)));
-    metadata.insert("foreword-sidecar.base.tensors", Value::String(format!("{:016x}", base.tensors)));
     metadata.insert("foreword-sidecar.draft_layers", Value::Unsigned(1));
     if let Some(tokens) = draft_tokens {
         let tokens = tokens.iter().map(|&t| i64::from(t)).collect();
@@ -254,6 +261,86 @@ fn proposals_are_those_of_trunk_and_block_as_a_model() {
                 check_tree(&mut base, &mut composed, (fork, &text), tokens, &mut r);
             }
         }
+    }
+}
+
+/// Keys and values of deeper layer `l`, with noise: its maps, as tensors of layer `to`.
+fn maps(all: &[Owned], l: usize, to: usize) -> Vec<Owned> {
+    let parts = |t: &Owned| t.0.ends_with(".attn_k.weight") || t.0.ends_with(".attn_v.weight");
+    noisy(layer(all, l, to).into_iter().filter(parts).collect(), 0.1)
+}
+
+/// A sidecar with a layer of its own, the base's layer `trunk` with noise.
+fn with_own_layer(name: &str, trunk: usize) -> Vec<u8> {
+    let (gguf, all, mut metadata) = header(name, trunk);
+    metadata.insert("foreword-sidecar.own_layers", Value::Unsigned(1));
+    let renamed = |mut t: Owned| {
+        t.0 = t.0.replace(&format!("blk.{trunk}."), "own.0.");
+        t
+    };
+    let mut out: Vec<Owned> = noisy(layer(&all, trunk, trunk), 0.05).into_iter().map(renamed).collect();
+    out.extend((trunk..layers_of(&gguf)).flat_map(|l| maps(&all, l, l)));
+    file(&metadata, &out)
+}
+
+/// The base's first layers, the sidecar's own one, and a layer whose keys and values are what is predicted for layer `l`.
+fn predictor(name: &str, trunk: usize, l: usize) -> Vec<u8> {
+    let (gguf, all) = tensors(name);
+    let mut metadata = Metadata::default();
+    for (key, value) in gguf.metadata.iter() {
+        let count = Value::Unsigned(trunk as u64 + 2);
+        metadata.insert(key, if key.ends_with(".block_count") { count } else { value.clone() });
+    }
+    let mut out: Vec<Owned> = all.iter().filter(|t| !t.0.starts_with("blk.")).cloned().collect();
+    out.extend((0..trunk).flat_map(|i| layer(&all, i, i)));
+    out.extend(noisy(layer(&all, trunk, trunk), 0.05));
+    let last = maps(&all, l, trunk + 1);
+    // The norm in front of the maps is that of the first layer behind the trunk.
+    let rest = layer(&all, trunk, trunk + 1).into_iter().filter(|t| last.iter().all(|m| m.0 != t.0));
+    out.extend(rest.collect::<Vec<_>>());
+    out.extend(last);
+    file(&metadata, &out)
+}
+
+#[test]
+fn predictions_are_those_of_trunk_own_layer_and_maps_as_a_model() {
+    for (name, trunk) in [("llama", 1), ("gemma3", 3), ("qwen3", 1)] {
+        let mut base = model(vec![open_source(&data(&format!("models/{name}.gguf")))]);
+        let bytes = with_own_layer(name, trunk);
+        add(&mut base, bytes).expect("a sidecar");
+        let n_layers = base.config().layers.len();
+        let text = random_tokens(&mut Random::new(8), 41);
+        // Some tokens are read exactly, as a beginning that is known, the others by prediction, in pieces.
+        let seq = base.kv_mut().new_seq();
+        read(&mut base, seq, &text[..9], 4, false);
+        read(&mut base, seq, &text[9..40], 13, true);
+        let after = |base: &mut Model, seq: SeqId| {
+            let (mut batch, mut logits) = (Batch::new(), Vec::new());
+            batch.push_run(seq, &text[40..], true);
+            pollster::block_on(base.forward(&batch, &mut logits)).expect("a forward");
+            logits
+        };
+        let got = after(&mut base, seq);
+        let mut plain = model(vec![open_source(&data(&format!("models/{name}.gguf")))]);
+        let mut whole = Batch::new();
+        whole.push_run(plain.kv_mut().new_seq(), &text[..40], false);
+        let mut entries = pollster::block_on(plain.observe(&whole, n_layers, false)).expect("entries");
+        let width = entries[0].k.len() / 40;
+        for l in trunk..n_layers {
+            let mut predictor = model(source(predictor(name, trunk, l)));
+            let mut batch = Batch::new();
+            batch.push_run(predictor.kv_mut().new_seq(), &text[..40], false);
+            let seen = pollster::block_on(predictor.observe(&batch, trunk + 2, false)).expect("entries");
+            entries[l].k[9 * width..].copy_from_slice(&seen[trunk + 1].k[9 * width..]);
+            entries[l].v[9 * width..].copy_from_slice(&seen[trunk + 1].v[9 * width..]);
+        }
+        let seq = plain.kv_mut().new_seq();
+        let mut batch = Batch::new();
+        batch.push_run(seq, &text[..40], false);
+        plain.put_entries(&batch, &entries).expect("entries");
+        plain.kv_mut().commit_run(seq).expect("a commit");
+        let wanted = after(&mut plain, seq);
+        assert!(got == wanted, "{name}: other predictions");
     }
 }
 
