@@ -8,6 +8,19 @@ import torch
 from base import Base
 
 
+def quantized(out, name, matrix):
+    data = gguf.quants.quantize(np.ascontiguousarray(matrix), gguf.GGMLQuantizationType.Q8_0)
+    out.add_tensor(name, data, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+
+
+def layer(out, prefix, weights):
+    for part, value in weights.items():
+        if value.ndim == 1:
+            out.add_tensor(f"{prefix}.{part}.weight", value)
+        else:
+            quantized(out, f"{prefix}.{part}.weight", value)
+
+
 def main():
     args = argparse.ArgumentParser(description=__doc__)
     args.add_argument("model")
@@ -27,25 +40,25 @@ def main():
     out.add_string("foreword-sidecar.base.norms", f"{norms:016x}")
     out.add_string("foreword-sidecar.base.tensors", f"{tensors:016x}")
     out.add_uint32("foreword-sidecar.training.steps", state["step"])
-    for layer in range(n):
-        for i, part in enumerate(["attn_k", "attn_v"]):
-            name = f"blk.{depth + layer}.{part}"
-            data = gguf.quants.quantize(np.ascontiguousarray(weight[layer, i]), gguf.GGMLQuantizationType.Q8_0)
-            out.add_tensor(f"{name}.weight", data, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-            out.add_tensor(f"{name}.bias", np.ascontiguousarray(bias[layer, i], dtype=np.float32))
+    for i in range(n):
+        for j, part in enumerate(["attn_k", "attn_v"]):
+            name = f"blk.{depth + i}.{part}"
+            quantized(out, f"{name}.weight", weight[i, j])
+            out.add_tensor(f"{name}.bias", np.ascontiguousarray(bias[i, j], dtype=np.float32))
+    if state.get("own", 0):
+        out.add_uint32("foreword-sidecar.own_layers", 1)
+        parts = {k.removeprefix("own.0.weights."): v.numpy() for k, v in maps.items() if k.startswith("own.")}
+        layer(out, "own.0", parts)
     if args.draft:
         draft = torch.load(args.draft, weights_only=False)
         assert draft["trunk"] == depth, "the draft block is one of another trunk"
         out.add_uint32("foreword-sidecar.draft_layers", 1)
         out.add_array("foreword-sidecar.draft_tokens", [int(i) for i in draft["ids"]])
-        for key, value in draft["block"].items():
-            part, value = key.removeprefix("weights."), np.ascontiguousarray(value.numpy())
-            name = f"blk.{base.n_layers}.{part}.weight"
-            if part.endswith("norm"):
-                out.add_tensor(name, value)
-            else:
-                data = gguf.quants.quantize(value, gguf.GGMLQuantizationType.Q8_0)
-                out.add_tensor(name, data, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        layer(out, f"blk.{base.n_layers}", {k.removeprefix("weights."): v.numpy() for k, v in draft["block"].items()})
+        if "accept" in draft:
+            *weights, confidence, constant = draft["accept"].tolist()
+            out.add_tensor("accept.weight", np.array([weights], dtype=np.float32))
+            out.add_tensor("accept.bias", np.array([constant, confidence], dtype=np.float32))
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()

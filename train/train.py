@@ -89,7 +89,7 @@ def main():
     args.add_argument("--rate", type=float, default=1e-3)
     args.add_argument("--steps", type=int, default=400, help="length of the whole schedule (warm-up, then cosine to zero)")
     args.add_argument("--texts", type=int, default=4, help="a step")
-    args.add_argument("--own", type=int, default=0, help="layers of the sidecar's own behind the trunk")
+    args.add_argument("--own", type=int, default=0, choices=(0, 1), help="layers of the sidecar's own behind the trunk")
     args.add_argument("--vocabulary", type=int, default=8192, help="most frequent tokens, over which distributions are compared")
     args.add_argument("--consistency", type=float, default=0)
     args.add_argument("--threads", type=int, default=1)
