@@ -41,7 +41,7 @@ pub struct Proposal {
 }
 
 /// Classes of [`Proposal::class`].
-pub const CLASSES: usize = 10;
+pub const CLASSES: usize = 15;
 
 /// Proposals that may have to wait for a device.
 pub type Proposals<'a> = Pin<Box<dyn Future<Output = Result<Vec<Proposal>>> + 'a>>;
