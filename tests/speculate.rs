@@ -412,7 +412,10 @@ fn lookup_is_surer_of_longer_matches_and_of_those_that_agree() {
             class(&[&same[..], &[6, 7], &same[..]].concat())
         })
         .collect();
-    assert!(single.is_sorted() && single[0] < single[1] && single[1] < single[2] && single[7] < single[8], "{single:?}");
+    assert!(
+        single.is_sorted() && single[0] < single[1] && single[1] < single[2] && single[7] < single[8],
+        "{single:?}"
+    );
     for same in [&[5][..], &[4, 5], &[3, 4, 5], &[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5, 1, 2, 3, 5]] {
         let twice = |next: [u32; 2]| class(&[same, &next[..1], &[9, 8], same, &next[1..], &[9], same].concat());
         let once = class(&[same, &[6, 9, 8], same].concat());
