@@ -133,7 +133,7 @@ impl Engine {
         &self.model
     }
 
-    /// The model, to run batches of one's own; sequences of the engine are not to be touched.
+    /// The model, to run batches of one's own while no request is under way; sequences of the engine are not to be touched.
     pub fn model_mut(&mut self) -> &mut Model {
         &mut self.model
     }
