@@ -36,7 +36,7 @@ pub struct Again<'a> {
 pub struct KvCache {
     shape: CacheShape,
     cache: Cache,
-    /// Keys and values of a draft block, in the same cells.
+    /// Keys and values of a sidecar's layers, in the same cells.
     beside: Option<Cache>,
     /// Sequences that hold each block.
     refs: Vec<u32>,
@@ -64,8 +64,8 @@ impl KvCache {
         self.cache
     }
 
-    /// Another cache with the same cells, for the keys and values of a sidecar's layers: of its own one and of the draft block; the
-    /// one from before where there is one.
+    /// Another cache with the same cells, for the keys and values of a sidecar's layers: the one in front of the maps and the
+    /// draft block. The one from before where there is one.
     ///
     /// # Errors
     /// [`crate::Kind::OutOfMemory`].

@@ -21,14 +21,15 @@
 //! | `accept.weight` | `[1, dim]`: the acceptance head, optional, only with `draft_tokens` |
 //! | `accept.bias` | `[2]`: its constant, and its factor on the draft's confidence |
 //!
-//! The layer of its own and the draft block are each one layer of the base's form behind the trunk, with the rotation and the window
-//! of the layer that the base has there. What they attend to follows from the stream behind the trunk, so it is there for every token
-//! however a text was read; that is why there is one layer and not several. With a layer of its own the maps read the stream behind
-//! it. The output of the draft block goes through the base's last norm and head, or through the head's rows of `draft_tokens`.
+//! The layer of its own and the draft block are each one layer of the base's form behind the trunk, with the rotation and the
+//! window of the layer that the base has there. What they attend to follows from the stream behind the trunk, so it is there for
+//! every token however a text was read; that is why there is one layer and not several. With a layer of its own the maps read the
+//! stream behind it. The output of the draft block goes through the base's last norm and head, or through the head's rows of
+//! `draft_tokens`.
 //!
-//! The acceptance head (SpecDec++, arXiv 2405.19715) says how likely the block's first guess is to be accepted: the log-odds are
-//! `accept.weight · h + accept.bias[0] + accept.bias[1] * logit(p)`, where `h` is what the head reads and `p` the probability that
-//! the block gives its guess.
+//! The acceptance head (SpecDec++, arXiv 2405.19715) says how likely the block's first guess is to be accepted: the log-odds
+//! are `accept.weight · h + accept.bias[0] + accept.bias[1] * logit(p)`, where `h` is what the head reads and `p` the probability
+//! that the block gives its guess, at temperature 1 among the draft's tokens. Models with capped logits cannot have one.
 //!
 //! Every quantization of a base keeps its norms as they are, so their fingerprint names the base; the types name the
 //! quantization. With another quantization the maps still fit, a little worse.

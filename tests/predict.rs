@@ -279,6 +279,31 @@ fn little_memory_and_cancelling_end_well() {
 }
 
 #[test]
+fn a_sidecar_that_comes_during_an_answer_changes_nothing_of_it() {
+    let requests = || (0..3).map(|i| request(&prompt(i, 40 + 60 * i as usize), Prefill::Exact, 30)).collect::<Vec<_>>();
+    let wanted = run(&mut engine("llama", CacheType::F32), requests());
+    let mut engine = engine("llama", CacheType::F32);
+    let ids: Vec<RequestId> = requests().into_iter().map(|r| engine.submit(r).expect("a request")).collect();
+    let mut events = Vec::new();
+    for _ in 0..12 {
+        pollster::block_on(engine.step(&mut events)).expect("a step");
+    }
+    let early = events.len();
+    add(&mut engine, sidecar("llama", fingerprint("llama"))).expect("a sidecar");
+    while !engine.is_idle() {
+        pollster::block_on(engine.step(&mut events)).expect("a step");
+    }
+    assert!(early > 10 && events.len() > early + 10, "{early} of {} events came before", events.len());
+    for (id, wanted) in ids.into_iter().zip(wanted) {
+        let tokens = events.iter().filter_map(|e| match e {
+            Event::Token(of, token) if *of == id => Some(token.token),
+            _ => None,
+        });
+        assert_eq!(tokens.collect::<Vec<_>>(), wanted.tokens);
+    }
+}
+
+#[test]
 fn sidecars_that_do_not_fit_are_refused() {
     let mut engine = engine("llama", CacheType::F16);
     let text = prompt(4, 150);

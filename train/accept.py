@@ -6,16 +6,17 @@ from features import streams
 
 
 class Accept:
-    """Whether the block's first guess is the base's first choice, from what the head reads and from the guess's probability."""
+    """Whether the block's first guess is the base's first choice among all tokens, from what the head reads and from the
+    guess's probability. `ids` are the draft vocabulary."""
 
-    def __init__(self, base, block, head, data, rows):
+    def __init__(self, base, block, ids, data, rows):
         seen = []
         with torch.no_grad():
             for row in rows:
                 x, last = streams(data, [row])
                 h = base.rms(block(base, x), base.norm)[0]
-                p, guess = F.linear(h, head).softmax(-1).max(-1)
-                right = F.linear(base.rms(last[0], base.norm), head).argmax(-1) == guess
+                p, guess = F.linear(h, base.head[ids]).softmax(-1).max(-1)
+                right = base.logits(last[0]).argmax(-1) == ids[guess]
                 seen.append((torch.cat([h, p.clamp(1e-4, 1 - 1e-4).logit()[:, None]], 1), right.float()))
         self.inputs, self.right = (torch.cat(t) for t in zip(*seen))
 

@@ -8,6 +8,7 @@ class Block(torch.nn.Module):
 
     def __init__(self, base, layer):
         super().__init__()
+        assert not base.gemma, "only the llama form"
         self.weights = torch.nn.ParameterDict({k: torch.nn.Parameter(v.float().clone()) for k, v in base.layers[layer].items()})
 
     def forward(self, base, x):

@@ -1,5 +1,6 @@
-"""The maps, with layers of their own in front if there are any, and the base on a predicted cache exactly as the run time uses it: the first tokens (sinks) and the last ones (tail, and
-the answer behind it) go through all layers, everything between is predicted."""
+"""The maps, with a layer of their own in front if there is one, and the base on a predicted cache exactly as the run time uses it:
+the first tokens (sinks) and the last ones (tail, and the answer behind it) go through all layers, everything between is
+predicted."""
 import torch
 import torch.nn.functional as F
 

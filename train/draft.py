@@ -1,7 +1,7 @@
 """Training of the draft block: one decoder layer of its own behind the trunk, then the base's last norm and head over the most
 frequent tokens. Distils the base's distribution. The base is frozen and its streams do not depend on the block, so they are
-computed once (`--features`), and the block goes over them several times. Then the acceptance head (SpecDec++, arXiv 2405.19715), by
-logistic regression on texts that the block has not learnt. With `--from` an earlier block is trained on.
+computed once (`--features`), and the block goes over them several times. Then the acceptance head (`accept.py`), on texts that
+the block has not learnt. With `--from` an earlier block is trained on; the texts must be the same ones in the same order.
 """
 import argparse
 import json
@@ -24,6 +24,7 @@ def losses(base, block, head, data, rows):
     with torch.no_grad():
         target = F.linear(base.rms(last, base.norm), head).softmax(-1)
     kl = (target * (target.clamp(min=1e-9).log() - draft.log_softmax(-1))).sum(-1)
+    # Among these tokens.
     return kl.mean(), (target.argmax(-1) == draft.argmax(-1)).float().mean().item()
 
 
@@ -48,6 +49,7 @@ def main():
     tokens = np.load(args.tokens)
     data = features(base, tokens, args.trunk, args.features.format(args.trunk))
     earlier = torch.load(args.earlier, weights_only=False) if args.earlier else None
+    assert not earlier or earlier["trunk"] == args.trunk, "the earlier block is one of another trunk"
     ids = torch.from_numpy(earlier["ids"]) if earlier else frequent(tokens, args.vocabulary, special=17)
     head = base.head[ids].clone()
     held, unseen = np.arange(len(data))[::20], np.arange(len(data))[10::20]
@@ -81,9 +83,12 @@ def main():
             save()
         with open(args.log, "a") as log:
             log.write(json.dumps(line) + "\n")
-    accept, judge = Accept(base, block, head, data, unseen), Accept(base, block, head, data, held)
+    save()
+    accept, judge = Accept(base, block, ids, data, unseen), Accept(base, block, ids, data, held)
     save(accept=accept.fit())
-    print("acceptance: by the guess's probability", judge.check(accept.fit(slice(-1, None))), "with what the head reads", judge.check(accept.fit()))
+    print("guesses right:", judge.right.mean().item())
+    print("cross entropy, area: by the guess's probability", judge.check(accept.fit(slice(-1, None))))
+    print("with what the head reads", judge.check(accept.fit()))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
 #
 #   MODEL=SmolLM2-135M-Instruct.Q4_1.gguf TEXTS="wiki.txt gsm8k.jsonl" HELD="spec-bench.jsonl" ./make.sh DIRECTORY
 #
-# All paths absolute. MODEL a GGUF file; TEXTS texts to learn from; PASSAGES a text about which half of the PROMPTS ask; HELD what will be
-# evaluated on, and is left out; DEPTH layers of the trunk; STEPS of training, MINUTES at most; PYTHON with torch, numpy and gguf; FOREWORD the command.
+# All paths absolute. MODEL a GGUF file; TEXTS texts to learn from; PASSAGES a text about which half of the PROMPTS ask; HELD what
+# will be evaluated on, and is left out; DEPTH layers of the trunk; STEPS of training, MINUTES at most; PYTHON with torch, numpy and
+# gguf; FOREWORD the command.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 PYTHON=${PYTHON:-python3} FOREWORD=${FOREWORD:-foreword} DEPTH=${DEPTH:-3} STEPS=${STEPS:-400} MINUTES=${MINUTES:-600}

@@ -1,5 +1,5 @@
-"""Prompts for self-distillation, as lines of `foreword batch`: forms of requests crossed with subjects, all our own; with `--text`
-half of them ask about passages of a text instead, of which only the first `--share` is used, as in `corpus.py`."""
+"""Prompts for self-distillation, as lines of `foreword batch`: forms of requests crossed with subjects, all our own; with
+`--text` half of them ask about passages of a text instead, of which only the first `--share` is used, as in `corpus.py`."""
 import argparse
 import itertools
 import json

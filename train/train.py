@@ -54,7 +54,7 @@ class Trainer:
         own = list(self.maps.own.parameters())
         matrices, vectors = ([w for w in own if w.dim() == d] for d in (2, 1))
         self.optimizer = Optimizer(self.parts + matrices, [self.maps.bias] + vectors, rate)
-        if "optimizer" in state and state["own"] == self.own:
+        if "optimizer" in state and state.get("own", 0) == self.own:
             self.optimizer.load(state["optimizer"])
         self.step = state["step"]
         self.first = state.get("first", self.step)

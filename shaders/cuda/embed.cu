@@ -1,4 +1,5 @@
-// out[i] = scale * table[tokens[i]], the tokens by their numbers or as columns that `select` chose; a thread decodes eight columns.
+// out[i] = scale * table[tokens[i]], the tokens by their numbers or as columns that `select` chose; a thread decodes eight
+// columns.
 struct Params {
     const unsigned* plan;
     const unsigned* table;

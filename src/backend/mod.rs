@@ -503,11 +503,11 @@ pub trait Backend {
     }
 
     /// Submits what was recorded and has rows of `src` copied for the host behind it, to be had by
-    /// [`poll_sent`](Self::poll_sent). Of more than two copies that nobody fetched, the oldest is given up.
+    /// [`poll_sent`](Self::poll_sent). Of more than two copies that nobody fetched, the oldest is given up. A backend that does
+    /// not [run ahead](Self::runs_ahead) may do all of that in `poll_sent`, so nothing else is to be asked of it before.
     fn send(&mut self, src: Buf, rows: Range<usize>) -> Sent;
 
-    /// Copies what was sent to `dst` once it is there; the rows must not have been overwritten unless the backend
-    /// [runs ahead](Self::runs_ahead). Poll until ready.
+    /// Copies what was sent to `dst` once it is there. Poll until ready.
     fn poll_sent(&mut self, cx: &mut Context<'_>, sent: &Sent, dst: &mut [f32]) -> Poll<Result<()>>;
 }
 

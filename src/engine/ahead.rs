@@ -14,11 +14,14 @@ pub(super) struct Flight {
     sent: Sent,
     /// Whose rows these are.
     of: Vec<RequestId>,
+    /// What they are worth, as [`crate::prefill::Cost`] counts.
+    rows: f64,
 }
 
 impl Engine {
-    /// Takes a step with the next one on its way, where greedy answers are all there is to do. Returns whether that is so.
-    pub(super) async fn step_ahead(&mut self, events: &mut Vec<Event>) -> Result<bool> {
+    /// Takes a step with the next one on its way, where greedy answers are all there is to do. Returns what its rows were
+    /// worth, `None` where there was no such step.
+    pub(super) async fn step_ahead(&mut self, events: &mut Vec<Event>) -> Result<Option<f64>> {
         // Of answers that are over nothing is awaited.
         let running = &self.running;
         self.flights.retain(|f| f.of.iter().any(|id| running.iter().any(|r| r.id == *id)));
@@ -29,7 +32,7 @@ impl Engine {
         if self.flights.len() == 1 {
             self.send_ahead()?;
         }
-        let Some(flight) = self.flights.first() else { return Ok(false) };
+        let Some(flight) = self.flights.first() else { return Ok(None) };
         self.model.receive(&flight.sent, &mut self.logits).await?;
         let (flight, now) = (self.flights.remove(0), (self.clock)());
         let outputs = Form::top(1).of(&self.logits);
@@ -40,7 +43,7 @@ impl Engine {
             }
             r.choose(&self.tokenizer, outputs.row(row), now, events);
         }
-        Ok(true)
+        Ok(Some(flight.rows))
     }
 
     /// Sends a step, behind the one that is on its way if there is one; does nothing where it is not known what comes next.
@@ -51,7 +54,7 @@ impl Engine {
             return Ok(());
         }
         self.batch.clear();
-        let (mut of, mut blocks) = (Vec::new(), 0);
+        let (mut of, mut rows, mut blocks) = (Vec::new(), 0.0, 0);
         for r in &mut self.running {
             let token = match self.flights.first() {
                 None => r.tokens().last().copied(),
@@ -63,6 +66,7 @@ impl Engine {
             };
             let Some(token) = token else { continue };
             blocks += self.model.kv().blocks_needed(r.seq, 1)?;
+            rows += self.cost.run(r.done(), 1, 1);
             r.put_one(token, &mut self.batch);
             of.push(r.id);
         }
@@ -70,7 +74,7 @@ impl Engine {
             return Ok(());
         }
         let sent = self.model.send_greedy(&self.batch, !self.flights.is_empty())?;
-        self.flights.push(Flight { sent, of });
+        self.flights.push(Flight { sent, of, rows });
         self.count_step();
         Ok(())
     }

@@ -204,16 +204,15 @@ impl Engine {
     }
 
     /// Adds a sidecar, with which prompts can be read by prediction. Returns whether it was made for this very quantization
-    /// of the model; for another one the prediction is a little worse.
+    /// of the model; for another one the prediction is a little worse. Requests under way are read again.
     ///
     /// # Errors
     /// See [`Gguf::read`] and [`Model::add_sidecar`]; the engine goes on without then.
     pub async fn add_sidecar(&mut self, mut sources: Vec<Box<dyn Source>>) -> Result<bool> {
         let gguf = Gguf::read(&mut sources).await?;
-        let same = self.model.add_sidecar(&gguf, &mut sources).await?;
-        // Nothing is known of the draft block's keys and values of what was read before.
-        self.clear_cache();
-        Ok(same)
+        // Nothing is known of its layers' keys and values of what was read before.
+        self.forget_all();
+        self.model.add_sidecar(&gguf, &mut sources).await
     }
 
     /// How prompts are read whose request says nothing about it; see [`crate::predict`].
@@ -260,7 +259,7 @@ impl Engine {
         std::mem::take(&mut self.totals)
     }
 
-    /// One forward for everything under way; appends what happened to `events`.
+    /// One forward for everything under way, or the one that was sent ahead; appends what happened to `events`.
     ///
     /// # Errors
     /// Only a lost device. The cache is empty then, and requests wait for [`Engine::restore`].
@@ -268,10 +267,12 @@ impl Engine {
         let started = (self.clock)();
         events.append(&mut self.reports);
         match self.step_ahead(events).await {
-            Ok(false) => {}
-            Ok(true) => {
+            Ok(None) => {}
+            Ok(Some(rows)) => {
                 self.finish(events);
-                self.totals.step_ms += (self.clock)() - started;
+                let elapsed = (self.clock)() - started;
+                self.totals.step_ms += elapsed;
+                self.pace.observe(false, rows, elapsed);
                 return Ok(());
             }
             Err(error) => return self.fail(error, events),
@@ -348,10 +349,7 @@ impl Engine {
         self.finish(events);
         self.flights.clear();
         if matches!(error.kind(), crate::Kind::DeviceLost | crate::Kind::DeviceFault) {
-            while let Some(running) = self.running.pop() {
-                self.preempt(running);
-            }
-            self.clear_cache();
+            self.forget_all();
             return Err(error);
         }
         let kv = self.model.kv_mut();
@@ -361,6 +359,15 @@ impl Engine {
             events.push(Event::Failed(failed.id, Error::new(error.kind(), error.to_string())));
         }
         Ok(())
+    }
+
+    /// Gives the whole cache up; requests under way are read again.
+    fn forget_all(&mut self) {
+        self.flights.clear();
+        while let Some(running) = self.running.pop() {
+            self.preempt(running);
+        }
+        self.clear_cache();
     }
 
     /// Loads the model into another backend, after [`Engine::step`] has reported [`crate::Kind::DeviceLost`] or

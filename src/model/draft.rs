@@ -68,7 +68,14 @@ impl Model {
         let prefix = format!("blk.{}", self.config.layers.len());
         let block = self.load_beside((gguf, &mut *sources), &prefix, trunk, 1).await?;
         let (extra, acceptance) = match accepts {
-            true => weights::acceptance(gguf, sources, &mut *self.backend, self.config.dim).await?,
+            // The row would be capped as logits are.
+            true if self.config.logit_softcap != 0.0 => {
+                return Err(Error::unsupported("an acceptance head for a model whose logits are capped"));
+            }
+            true => {
+                let head = weights::acceptance(gguf, sources, &mut *self.backend, self.config.dim).await?;
+                (head.0, Some(head.1))
+            }
             false => (Vec::new(), None),
         };
         let head = match &tokens {
@@ -90,7 +97,8 @@ impl Model {
         for (tokens, values) in tokens.chunks(batch).zip(values.chunks_mut(batch * dim)) {
             self.rows_of(self.weights.head, tokens, values).await?;
         }
-        values.extend_from_slice(extra);
+        // The head scales what it makes.
+        values.extend(extra.iter().map(|v| v / self.config.logit_scale));
         let bytes = if exact { values.iter().flat_map(|v| v.to_le_bytes()).collect() } else { q8_0(&values) };
         self.backend.load_rows(weight, 0, &bytes)?;
         let bias = match self.weights.head_bias {
@@ -152,8 +160,9 @@ impl Model {
 
     /// Runs the rows of a batch from `first` on, those before having been run by this function already, through what
     /// guesses. `streams` gets the residual streams `[rows, dim]` behind its [layers](Model::guesser_layers), `logits` becomes
-    /// `[n_outputs, vocabulary]`, one column more with an [acceptance head](Model::acceptance). Deeper layers' cache entries are not
-    /// written, so the tokens must not be committed; a forward of the same rows may go on from the streams ([`Batch::resume`]).
+    /// `[n_outputs, vocabulary]`, one column more with an [acceptance head](Model::acceptance). Deeper layers' cache entries are
+    /// not written, so the tokens must not be committed; a forward of the same rows may go on from the streams
+    /// ([`Batch::resume`]).
     ///
     /// # Errors
     /// As for [`Model::forward`] and [`Model::guesser_layers`]; `streams` is as before then.

@@ -35,13 +35,13 @@ impl Model {
         Ok(k)
     }
 
-    /// Sends the forward of a batch of which the largest logit of each output is wanted, to be fetched by [`Model::receive`]. With
-    /// `ahead` the tokens are rows of the outputs sent before, whose largest logits they stand for, wherever the result of that
-    /// is. The backend must [run ahead](Backend::runs_ahead).
+    /// Sends the forward of a batch of which the largest logit of each output is wanted, to be fetched by [`Model::receive`].
+    /// With `ahead` the tokens are rows of the outputs sent before, whose largest logits they stand for, wherever the result of
+    /// that is. The backend must [run ahead](Backend::runs_ahead).
     ///
     /// # Errors
     /// As for [`Model::forward`]; [`crate::Kind::InvalidRequest`] for more outputs than [`Model::head_rows`].
-    pub fn send_greedy(&mut self, batch: &Batch, ahead: bool) -> Result<Sent> {
+    pub(crate) fn send_greedy(&mut self, batch: &Batch, ahead: bool) -> Result<Sent> {
         self.check(batch)?;
         let n_outputs = batch.tokens().iter().filter(|t| t.output).count();
         if n_outputs > self.head_rows() {
@@ -62,7 +62,7 @@ impl Model {
     ///
     /// # Errors
     /// [`crate::Kind::DeviceLost`].
-    pub async fn receive(&mut self, sent: &Sent, top: &mut Vec<f32>) -> Result<()> {
+    pub(crate) async fn receive(&mut self, sent: &Sent, top: &mut Vec<f32>) -> Result<()> {
         top.resize(sent.rows.len() * 3, 0.0);
         receive(&mut *self.backend, sent, top).await
     }

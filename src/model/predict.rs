@@ -89,7 +89,8 @@ impl Model {
         let (backend, cache) = (&mut *self.backend, self.kv.cache());
         streams.resize(batch.len() * c.dim, 0.0);
         if let Some(own) = &maps.own {
-            // The exact reading goes on from the trunk's stream, not from this layer's.
+            // The exact reading goes on from the trunk's stream, not from this layer's, whose keys and values are made twice here:
+            // that is a sixteenth of the layer.
             read(backend, b.x, batch.len(), streams).await?;
             backend.begin(&self.plan)?;
             delta = block(backend, (c, w, &own.buffers), own.layer(), None);

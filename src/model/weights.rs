@@ -159,12 +159,12 @@ pub(super) async fn acceptance(
     sources: &mut [Box<dyn Source>],
     backend: &mut dyn Backend,
     dim: usize,
-) -> Result<(Vec<f32>, Option<Acceptance>)> {
+) -> Result<(Vec<f32>, Acceptance)> {
     let mut ignore = |_| {};
     let mut loader = Loader::new(gguf, sources, backend, &mut ignore);
     let weights = loader.floats("accept.weight", dim).await?;
     let bias = loader.floats("accept.bias", 2).await?;
-    Ok((weights, Some(Acceptance { constant: bias[0], confidence: bias[1] })))
+    Ok((weights, Acceptance { constant: bias[0], confidence: bias[1] }))
 }
 
 struct Loader<'a> {

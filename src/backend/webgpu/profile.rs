@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Dispatches of one submit that get timestamps; the rest go unmeasured.
-const MAX: u32 = 1024;
+/// Dispatches that get timestamps until these are collected, of up to two submits; the rest go unmeasured. Twice as many is the
+/// most that a query set of WebGPU may hold.
+const MAX: u32 = 2048;
 
 /// Reads between two steps that are measured.
 const PAUSE: u32 = if cfg!(target_arch = "wasm32") { 16 } else { 0 };

@@ -6,10 +6,10 @@ use crate::speculate::Probs;
 /// Longest match that is told from a longer one.
 const LONGEST: usize = 9;
 
-/// Classes by how often the first guess was right in answers of SmolLM2 to prompts of our own (`train/prompts.py`): rows for longest
-/// matches of 1, 2, 3 to 4, 5 to 8 and 9 tokens; columns for several of them that do not go on alike, a single one, and several that
-/// do. A word that occurred twice and went on alike (right in 58 of 100) is a better sign than three words that occurred
-/// once and did not (35).
+/// Classes by how often the first guess was right in answers of SmolLM2 to prompts of our own (`train/prompts.py`): rows for
+/// longest matches of 1, 2, 3 to 4, 5 to 8 and 9 tokens; columns for several of them that do not go on alike, a single one, and
+/// several that do. One word that went on alike whenever it occurred (right in 58 of 100) is a better sign than three words
+/// that went on differently (35).
 const RANKS: [[usize; 3]; 5] = [[0, 1, 6], [2, 5, 10], [3, 7, 11], [4, 8, 13], [9, 12, CLASSES - 1]];
 
 /// How much more a match counts that is one token longer.
