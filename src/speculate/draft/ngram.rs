@@ -23,7 +23,7 @@ const REACH: usize = 8192;
 pub struct Ngram;
 
 impl Ngram {
-    /// What may follow `text` and then `path`; its class comes from the longest matches, see [`RANKS`].
+    /// What may follow `text` and then `path`; its class says how sure the longest matches make it.
     pub fn proposal(text: &[u32], path: &[u32], temperature: f32) -> Proposal {
         let text = &text[text.len().saturating_sub(REACH)..];
         let at = |from_end: usize| {
