@@ -12,7 +12,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 PYTHON=${PYTHON:-python3} FOREWORD=${FOREWORD:-foreword} DEPTH=${DEPTH:-3} STEPS=${STEPS:-400} MINUTES=${MINUTES:-600}
 mkdir -p "$1" && cd "$1"
 
-[ -s prompts.jsonl ] || "$PYTHON" "$here/prompts.py" --n "${PROMPTS:-1200}" ${PASSAGES:+--text "$PASSAGES"} > prompts.jsonl
+[ -s prompts.jsonl ] || "$PYTHON" "$here/prompts.py" --n "${PROMPTS:-300}" ${PASSAGES:+--text "$PASSAGES"} > prompts.jsonl
 "$FOREWORD" batch "$MODEL" prompts.jsonl -o answers.jsonl # adds the answers that are missing
 if [ ! -s tokens.npy ]; then
     set -- --dialogues prompts.jsonl answers.jsonl
