@@ -123,14 +123,20 @@ fn layers_of(gguf: &Gguf) -> usize {
     gguf.metadata.u32(&format!("{architecture}.block_count")).expect("layers") as usize
 }
 
+/// The metadata of a base, with another number of layers.
+fn with_layers(gguf: &Gguf, n: usize) -> Metadata {
+    let mut metadata = Metadata::default();
+    for (key, value) in gguf.metadata.iter() {
+        let value = if key.ends_with(".block_count") { Value::Unsigned(n as u64) } else { value.clone() };
+        metadata.insert(key, value);
+    }
+    metadata
+}
+
 /// The base's first layers and the draft block as a model.
 fn composed(name: &str, trunk: usize, noise: f32) -> Vec<u8> {
     let (gguf, all) = tensors(name);
-    let mut metadata = Metadata::default();
-    for (key, value) in gguf.metadata.iter() {
-        let count = Value::Unsigned(trunk as u64 + 1);
-        metadata.insert(key, if key.ends_with(".block_count") { count } else { value.clone() });
-    }
+    let metadata = with_layers(&gguf, trunk + 1);
     let deeper = |t: &&Owned| {
         let layer = t.0.strip_prefix("blk.").and_then(|rest| rest.split('.').next()).and_then(|n| n.parse().ok());
         layer.is_none_or(|n: usize| n < trunk)
@@ -286,11 +292,7 @@ fn with_own_layer(name: &str, trunk: usize) -> Vec<u8> {
 /// The base's first layers, the sidecar's own one, and a layer whose keys and values are what is predicted for layer `l`.
 fn predictor(name: &str, trunk: usize, l: usize) -> Vec<u8> {
     let (gguf, all) = tensors(name);
-    let mut metadata = Metadata::default();
-    for (key, value) in gguf.metadata.iter() {
-        let count = Value::Unsigned(trunk as u64 + 2);
-        metadata.insert(key, if key.ends_with(".block_count") { count } else { value.clone() });
-    }
+    let metadata = with_layers(&gguf, trunk + 2);
     let mut out: Vec<Owned> = all.iter().filter(|t| !t.0.starts_with("blk.")).cloned().collect();
     out.extend((0..trunk).flat_map(|i| layer(&all, i, i)));
     out.extend(noisy(layer(&all, trunk, trunk), 0.05));

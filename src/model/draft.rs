@@ -31,9 +31,13 @@ pub struct Acceptance {
 }
 
 impl Acceptance {
-    /// Probability that a drafter's most probable token is accepted, of the product and of that token's probability.
-    pub fn probability(self, product: f32, largest: f64) -> f64 {
-        let p = largest.clamp(1e-4, 1.0 - 1e-4);
+    /// Probability that a drafter's most probable token is accepted; `row` has the draft's logits and the product behind them.
+    /// What the drafter thinks of its guess is taken from these logits, whatever the request's settings.
+    pub fn probability(self, row: &[f32]) -> f64 {
+        let Some((&product, logits)) = row.split_last() else { return 0.0 };
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|&l| f64::from(l - largest).exp()).sum();
+        let p = (1.0 / sum).clamp(1e-4, 1.0 - 1e-4);
         let odds = f64::from(product + self.constant) + f64::from(self.confidence) * (p / (1.0 - p)).ln();
         1.0 / (1.0 + (-odds).exp())
     }

@@ -61,11 +61,7 @@ impl Drafter for Layers {
             let mut proposals = from_logits(&context, &whole, n_vocab, slots);
             if let Some(acceptance) = acceptance {
                 for (proposal, row) in proposals.iter_mut().zip(rows) {
-                    // What the drafter itself thinks of its guess, whatever the request's settings.
-                    let (logits, product) = row.split_at(tokens.len());
-                    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                    let sum: f64 = logits.iter().map(|&l| f64::from(l - largest).exp()).sum();
-                    proposal.class = class_of(acceptance.probability(product[0], 1.0 / sum));
+                    proposal.class = class_of(acceptance.probability(row));
                 }
             }
             Ok(proposals)
