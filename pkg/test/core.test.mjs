@@ -12,6 +12,8 @@ const ROOT = path.join(PKG, '..');
 const TARGET = path.resolve(ROOT, process.env.CARGO_TARGET_DIR ?? 'target');
 const BUILDS = { simd: ['+simd128', '--features=wgpu'], relaxed: ['+simd128,+relaxed-simd'] };
 const FILES = ['ops', 'quant', 'families', 'golden'];
+/** The software GPU compiles some hundred kernels for the op tests, one a second: as long as several tests in a page. */
+const PATIENCE_MS = 600_000;
 
 /** Runs in a worker: files are read synchronously there. */
 const WORKER = (module) => `
@@ -71,7 +73,7 @@ after(async () => {
 
 for (const name of Object.keys(BUILDS)) {
   for (const file of FILES) {
-    test(`${file}, ${name}`, { timeout: 600_000 }, () =>
+    test(`${file}, ${name}`, { timeout: PATIENCE_MS }, () =>
       withPage(browser, server.url, async (page) => {
         page.setDefaultTimeout(0);
         const result = await page.evaluate(
@@ -84,7 +86,7 @@ for (const name of Object.keys(BUILDS)) {
           `/core/${name}-${file}-worker.js`,
         );
         assert.ok(result.passed && result.n > 0, result.text);
-      }),
+      }, undefined, PATIENCE_MS),
     );
   }
 }

@@ -1,7 +1,7 @@
 //! Rotary embedding, the cache and attention.
 
 use super::common::random::{Random, Sequence, Steps};
-use super::{backends, buf, check, float_operand, get, tolerance};
+use super::{Named, Topic, backends, buf, check, float_operand, get, tolerance};
 use foreword::backend::{Attend, Backend, CacheShape, CacheType, RopeAppend, RopePairs, Rows};
 
 /// Attention over a cache that rope_append filled.
@@ -98,7 +98,7 @@ impl Attention {
         got
     }
 
-    async fn check(&self, backends: &mut [(String, Box<dyn Backend>)], what: &str) {
+    async fn check(&self, backends: &mut [Named], what: &str) {
         let what = format!("{what}, {:?}, {} x {}", self.ty, self.n_heads, self.head_dim);
         check(
             backends,
@@ -119,7 +119,7 @@ fn tree(past: usize, new: usize) -> Sequence {
 }
 
 async fn attention_over_sequences_and_trees() {
-    let mut backends = backends().await;
+    let mut backends = backends(Topic::Other).await;
     let batches = [
         vec![chain(0, 1)],
         vec![chain(0, 33)],
@@ -140,7 +140,7 @@ async fn attention_over_sequences_and_trees() {
 }
 
 async fn attention_of_all_shapes() {
-    let mut backends = backends().await;
+    let mut backends = backends(Topic::Lanes).await;
     let heads = [(1, 1, 32, 32), (8, 8, 64, 64), (6, 2, 96, 96), (4, 1, 256, 256), (9, 3, 80, 32), (5, 1, 128, 64)];
     for (n_heads, n_kv_heads, head_dim, rope_dim) in heads {
         for pairs in [RopePairs::Adjacent, RopePairs::Halves] {
@@ -158,7 +158,7 @@ async fn attention_of_all_shapes() {
 }
 
 async fn attention_after_moving_cells() {
-    let mut backends = backends().await;
+    let mut backends = backends(Topic::Other).await;
     for ty in [CacheType::F32, CacheType::F16, CacheType::Q8_0] {
         let moves = vec![(40, 3), (41, 40), (70, 41), (3, 64)];
         let case = Attention { sequences: vec![chain(90, 3)], n_heads: 4, n_kv_heads: 2, moves, ty, ..PLAIN };

@@ -34,6 +34,7 @@ use common::reference::Reference;
 use foreword::backend::cpu::{Cpu, simd::Level};
 use foreword::backend::{Backend, Buf, CacheType, Epilogue, Operand, Product, Rows, Weight, read};
 use foreword::quant::TensorType;
+use std::ops::{Deref, DerefMut};
 
 /// What an op may be off by.
 mod tolerance {
@@ -56,45 +57,108 @@ mod tolerance {
     }
 }
 
+type Named = (String, Box<dyn Backend>);
+
+/// What a test is about: variants of a backend that have the same kernels for it are tested once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Topic {
+    /// `norm` and `rope_append`, which sum over the threads of a workgroup.
+    Lanes,
+    /// All other ops.
+    Other,
+}
+
+/// The backends of a test.
+struct Backends {
+    all: Vec<Named>,
+    /// Those behind differ from others by their lanes only.
+    n_distinct: usize,
+    topic: Topic,
+}
+
+impl Deref for Backends {
+    type Target = [Named];
+
+    fn deref(&self) -> &[Named] {
+        let n = if self.topic == Topic::Lanes { self.all.len() } else { self.n_distinct };
+        &self.all[..n]
+    }
+}
+
+impl DerefMut for Backends {
+    fn deref_mut(&mut self) -> &mut [Named] {
+        let n = self.len();
+        &mut self.all[..n]
+    }
+}
+
+/// In a browser tests run one behind the other, and a kernel takes a second to compile: the next test has the same backends.
+#[cfg(target_arch = "wasm32")]
+mod kept {
+    use super::{Backends, Named, Topic};
+    use std::cell::Cell;
+
+    thread_local!(static KEPT: Cell<Option<(Vec<Named>, usize)>> = const { Cell::new(None) });
+
+    pub(super) fn take(topic: Topic) -> Option<Backends> {
+        KEPT.take().map(|(all, n_distinct)| Backends { all, n_distinct, topic })
+    }
+
+    impl Drop for Backends {
+        fn drop(&mut self) {
+            KEPT.set(Some((std::mem::take(&mut self.all), self.n_distinct)));
+        }
+    }
+}
+
 /// Every backend and variant that can run here.
-async fn backends() -> Vec<(String, Box<dyn Backend>)> {
-    let mut all: Vec<(String, Box<dyn Backend>)> = Vec::new();
+async fn backends(topic: Topic) -> Backends {
+    #[cfg(target_arch = "wasm32")]
+    if let Some(kept) = kept::take(topic) {
+        return kept;
+    }
+    let mut all = Vec::new();
     cuda(&mut all);
     if common::only_cuda() {
-        return all;
+        return Backends { n_distinct: all.len(), all, topic };
     }
     for level in Level::available() {
         for threads in [1, 3] {
             all.push((format!("{} x{threads}", level.name()), Box::new(Cpu::with_level(threads, level))));
         }
     }
-    webgpu(&mut all).await;
-    all
+    let n_distinct = webgpu(&mut all).await;
+    Backends { all, n_distinct, topic }
 }
 
 /// The GPU as it is used by default, as the WebGPU defaults guarantee it (bindings are made so small there that the larger
-/// weights take several), and with all that a real one would use, half floats included, where the adapter has them.
+/// weights take several), and with all that a real one would use, half floats included, where the adapter has them. How many of
+/// all differ by more than their lanes.
 #[cfg(feature = "wgpu")]
-async fn webgpu(all: &mut Vec<(String, Box<dyn Backend>)>) {
+async fn webgpu(all: &mut Vec<Named>) -> usize {
     use foreword::backend::webgpu::{Floats, Options, WebGpu};
     let real = Options { is_processor: Some(false), ..Options::default() };
     let plain = Options { subgroups: false, half_floats: false, max_binding: Some(2 << 20), ..real.clone() };
+    let mut has_half_floats = false;
     for (name, options) in [("webgpu", Options::default()), ("webgpu, plain", plain), ("webgpu, real", real)] {
         let gpu = WebGpu::open(&options).await.expect("an adapter; ./test installs a software one");
-        let name = format!("{name}, {}", gpu.info().device);
-        if name.contains("real") && gpu.floats() == Floats::F32 {
-            println!("{name}: half floats are not tested, the adapter has none");
-        }
-        all.push((name, Box::new(gpu)));
+        has_half_floats = gpu.floats() == Floats::F16;
+        all.push((format!("{name}, {}", gpu.info().device), Box::new(gpu)));
     }
+    if !has_half_floats {
+        println!("half floats are not tested, the adapter has none");
+    }
+    all.len() - usize::from(!has_half_floats)
 }
 
 #[cfg(not(feature = "wgpu"))]
-async fn webgpu(_: &mut Vec<(String, Box<dyn Backend>)>) {}
+async fn webgpu(all: &mut Vec<Named>) -> usize {
+    all.len()
+}
 
 /// The GPU with and without matrix instructions.
 #[cfg(feature = "cuda")]
-fn cuda(all: &mut Vec<(String, Box<dyn Backend>)>) {
+fn cuda(all: &mut Vec<Named>) {
     for matrix_instructions in [true, false] {
         let options = foreword::backend::cuda::Options { matrix_instructions, ..Default::default() };
         if let Some(gpu) = common::cuda::open(&options) {
@@ -104,12 +168,12 @@ fn cuda(all: &mut Vec<(String, Box<dyn Backend>)>) {
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_: &mut Vec<(String, Box<dyn Backend>)>) {}
+fn cuda(_: &mut Vec<Named>) {}
 
 /// Runs `case` on every backend and on the reference; `bound(i, largest)` is what result `i` may be off by, where `largest`
 /// is the largest result of the case.
 async fn check(
-    backends: &mut [(String, Box<dyn Backend>)],
+    backends: &mut [Named],
     what: &str,
     case: impl AsyncFn(&mut dyn Backend) -> Vec<f32>,
     bound: impl Fn(usize, f64) -> f64,

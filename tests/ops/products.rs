@@ -1,7 +1,7 @@
 //! Matrix products.
 
 use super::common::random::{Random, rows};
-use super::{backends, buf, check, get, tolerance};
+use super::{Named, Topic, backends, buf, check, get, tolerance};
 use foreword::backend::{Backend, Epilogue, Norm, Product, Rows};
 use foreword::quant::{TensorType, decode};
 
@@ -42,11 +42,7 @@ struct Shape {
 const ONES: fn(usize) -> f32 = |_| 1.0;
 
 /// Norm, then a product.
-async fn matmul_case(
-    backends: &mut [(String, Box<dyn Backend>)],
-    shape: &Shape,
-    epilogue: &dyn Fn(&mut dyn Backend) -> Epilogue,
-) {
+async fn matmul_case(backends: &mut [Named], shape: &Shape, epilogue: &dyn Fn(&mut dyn Backend) -> Epilogue) {
     let &Shape { ty, rows: n_rows, cols, n, norm } = shape;
     let norm: Vec<f32> = (0..cols).map(norm).collect();
     let mut random = Random::new((n_rows * 31 + cols * 7 + n) as u64);
@@ -77,7 +73,7 @@ async fn matmul_case(
 }
 
 async fn matmul_of_every_type() {
-    let mut backends = backends().await;
+    let mut backends = backends(Topic::Other).await;
     for &ty in TensorType::ALL {
         for (n_rows, cols, n) in [
             (1, 32, 1),
@@ -104,7 +100,7 @@ async fn matmul_of_every_type() {
 
 /// Beyond what half floats hold: a few columns are far larger than the others, as in real models.
 async fn matmul_of_inputs_far_apart() {
-    let mut backends = backends().await;
+    let mut backends = backends(Topic::Other).await;
     let norm: fn(usize) -> f32 = |column| if column % 77 == 5 { 1e6 } else { 10.0 };
     for ty in [TensorType::Q4_1, TensorType::Q6_K, TensorType::Q8_0, TensorType::MXFP4] {
         matmul_case(&mut backends, &Shape { ty, rows: 37, cols: 256, n: 40, norm }, &|_| Epilogue::STORE).await;
@@ -112,7 +108,7 @@ async fn matmul_of_inputs_far_apart() {
 }
 
 async fn matmul_epilogues() {
-    let mut backends = backends().await;
+    let mut backends = backends(Topic::Other).await;
     for n in [1, 3, 40] {
         for i in 0..16 {
             let shape = Shape { ty: [TensorType::Q4_1, TensorType::F32][i % 2], rows: 50, cols: 96, n, norm: ONES };
@@ -128,7 +124,7 @@ async fn matmul_epilogues() {
 }
 
 async fn matmul_of_several_weights() {
-    let mut backends = backends().await;
+    let mut backends = backends(Topic::Other).await;
     let types = [TensorType::Q4_0, TensorType::Q4_0, TensorType::Q6_K, TensorType::Q8_0, TensorType::Q4_0];
     let (sizes, cols) = ([48, 16, 33, 5, 100], 256);
     for n in [1, 7, 50] {

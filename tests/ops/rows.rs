@@ -1,12 +1,12 @@
 //! What each row undergoes by itself.
 
 use super::common::random::{Random, rows};
-use super::{backends, buf, check, float_bound, float_operand, get, tolerance};
+use super::{Topic, backends, buf, check, float_bound, float_operand, get, tolerance};
 use foreword::backend::{Activation, Backend, Delta, Gate, MAX_SELECTED, Norm, Plan, Rows, Select};
 use foreword::quant::TensorType;
 
 async fn embed_of_every_type() {
-    let mut backends = backends().await;
+    let mut backends = backends(Topic::Other).await;
     for &ty in TensorType::ALL {
         for (n_rows, cols, n) in [(40, 256, 1), (100, 768, 9)] {
             let mut random = Random::new(n as u64);
@@ -41,7 +41,7 @@ async fn embed_of_every_type() {
 }
 
 async fn norm_of_all_forms() {
-    let mut backends = backends().await;
+    let mut backends = backends(Topic::Lanes).await;
     for (n, dim) in [(1, 32), (3, 96), (16, 256), (7, 576), (33, 50)] {
         for form in 0..6 {
             let mut random = Random::new((n + dim + form) as u64);
@@ -79,7 +79,7 @@ async fn norm_of_all_forms() {
 }
 
 async fn gate_with_both_activations() {
-    let mut backends = backends().await;
+    let mut backends = backends(Topic::Other).await;
     for (n, dim) in [(1, 32), (3, 96), (33, 257), (2, 1536)] {
         for activation in [Activation::Silu, Activation::GeluTanh] {
             let mut random = Random::new((n + dim) as u64);
@@ -98,7 +98,7 @@ async fn gate_with_both_activations() {
 }
 
 async fn select_the_largest() {
-    let mut backends = backends().await;
+    let mut backends = backends(Topic::Other).await;
     for (n_vocab, k, n) in
         [(1, 1, 1), (5, 5, 2), (300, 1, 3), (300, MAX_SELECTED, 1), (64, 64, 8), (5000, 20, 3), (49157, 64, 8)]
     {
