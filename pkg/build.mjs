@@ -43,10 +43,9 @@ function buildCore() {
   run('rustup', ['component', 'add', 'rust-src']);
   run('cargo', ['build', '--locked', '-p', 'foreword-bindgen']);
   for (const [name, { flags, cargo, env }] of Object.entries(BUILDS)) {
-    const folder = path.join(target, name);
     const args = ['build', '--locked', '-p', 'foreword-web', '--profile', 'wasm', '--target', 'wasm32-unknown-unknown'];
-    run('cargo', [...args, '--target-dir', folder, ...cargo], { env: { ...process.env, ...env, RUSTFLAGS: flags.join(' ') } });
-    const wasm = path.join(folder, 'wasm32-unknown-unknown/wasm/foreword_web.wasm');
+    run('cargo', [...args, ...cargo], { env: { ...process.env, ...env, RUSTFLAGS: flags.join(' ') } });
+    const wasm = path.join(target, 'wasm32-unknown-unknown/wasm/foreword_web.wasm');
     run(path.join(target, 'debug/foreword-bindgen'), [wasm, at('build'), name]);
   }
 }

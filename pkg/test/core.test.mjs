@@ -46,7 +46,7 @@ try {
 /** Compiles the tests; the names of their modules under `out`. */
 function build(name, [features, ...options], out) {
   const env = { ...process.env, RUSTFLAGS: `-Ctarget-feature=${features}` };
-  const args = ['test', '--locked', '-p', 'foreword', '--target', 'wasm32-unknown-unknown', '--target-dir', path.join(TARGET, `test-${name}`), ...options];
+  const args = ['test', '--locked', '-p', 'foreword', '--target', 'wasm32-unknown-unknown', ...options];
   args.push('--no-run', '--message-format=json', ...FILES.flatMap((file) => ['--test', file]));
   const messages = execFileSync('cargo', args, { cwd: ROOT, env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 28 });
   const built = messages.split('\n').filter(Boolean).map((line) => JSON.parse(line)).filter((m) => m.executable && FILES.includes(m.target?.name));
