@@ -152,7 +152,7 @@ async fn webgpu(all: &mut Vec<Named>) -> usize {
 }
 
 #[cfg(not(feature = "wgpu"))]
-async fn webgpu(all: &mut Vec<Named>) -> usize {
+async fn webgpu(all: &mut [Named]) -> usize {
     all.len()
 }
 
