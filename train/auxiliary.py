@@ -6,7 +6,6 @@ The maps are fitted in closed form. Then layers and maps are trained for `--minu
 the paper's other loss beside it: the base's distribution is the target, through the predicted cache and of the auxiliary alone.
 """
 import argparse
-import json
 import time
 
 import gguf
@@ -18,8 +17,9 @@ from base import Base
 from block import Block
 from cache import BLOCK, TAIL
 from features import features, frequent, streams
+from fit import solve
 from optimizer import Optimizer
-from train import HELD, divergence
+from train import divergence, log, parted
 
 PARTS = "attn_k", "attn_v"
 
@@ -75,20 +75,16 @@ class Auxiliary(torch.nn.Module):
                     xy[i][p] += (rows[j].T @ true[i][p][4:]).double()
         for at in range(2 * base.n_layers):
             i, p = divmod(at, 2)
-            sums = xx[self.sources[i]][p]
-            weight = ridge * sums.diagonal()[:-1].mean() * torch.eye(width, dtype=torch.float64)
-            weight[-1, -1] = 0
-            w = torch.linalg.solve(sums + weight, xy[i][p]).float()
-            self.weights[at].copy_(w[:-1].T)
-            self.biases[at].copy_(w[-1])
+            weight, bias = solve(xx[self.sources[i]][p], xy[i][p], ridge)
+            self.weights[at].copy_(weight)
+            self.biases[at].copy_(bias)
 
 
 def train(base, auxiliary, tokens, args):
     """Appends a line a step to `args.log`."""
     data = features(base, tokens, 0, args.features.format(0))
     head = base.head[frequent(tokens, args.vocabulary)].clone()
-    held = np.arange(0, len(data), HELD)[:12]
-    learnt = np.setdiff1d(np.arange(len(data)), held)
+    held, learnt = parted(len(data))
     weights = list(auxiliary.parameters())
     optimizer = Optimizer([w for w in weights if w.dim() == 2], [w for w in weights if w.dim() == 1], args.rate)
 
@@ -105,12 +101,8 @@ def train(base, auxiliary, tokens, args):
         seen = [[v.item() for v in losses(i, 64)] for i in held]
         return dict(zip(["held", "alone", "agreement"], np.mean(seen, 0).round(4).tolist()))
 
-    def log(line):
-        with open(args.log, "a") as file:
-            file.write(json.dumps(line) + "\n")
-
     begun, step, spent = time.time(), 0, 0.0
-    log({"step": 0} | check())
+    log(args.log, {"step": 0} | check())
     while spent < 1:
         draw, seen = np.random.default_rng(step), []
         for i in draw.choice(learnt, args.texts, replace=False):
@@ -121,7 +113,7 @@ def train(base, auxiliary, tokens, args):
         spent = (time.time() - begun) / (60 * args.minutes)
         optimizer.step(step, min(1, spent))
         step += 1
-        log({"step": step, "kl": round(float(np.mean(seen)), 5)} | (check() if step % 20 == 0 or spent >= 1 else {}))
+        log(args.log, {"step": step, "kl": round(float(np.mean(seen)), 5)} | (check() if step % 20 == 0 or spent >= 1 else {}))
 
 
 def write(path, base, model, auxiliary):

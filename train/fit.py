@@ -11,6 +11,14 @@ from base import Base
 from cache import Maps
 
 
+def solve(xx, xy, ridge):
+    """Weights `[out, in]` and biases of the regression whose inputs end with a one, from its sums."""
+    penalty = ridge * xx.diagonal()[:-1].mean() * torch.eye(len(xx), dtype=torch.float64)
+    penalty[-1, -1] = 0
+    w = torch.linalg.solve(xx + penalty, xy).float()
+    return w[:-1].T.contiguous(), w[-1].contiguous()
+
+
 def main():
     args = argparse.ArgumentParser(description=__doc__)
     args.add_argument("model")
@@ -37,11 +45,8 @@ def main():
             xx += (h.T @ h).double()
             xy += (h.T @ y).double()
     for d, (xx, xy) in sums.items():
-        ridge = args.ridge * xx.diagonal()[:-1].mean() * torch.eye(base.dim + 1, dtype=torch.float64)
-        ridge[-1, -1] = 0
-        w = torch.linalg.solve(xx + ridge, xy).float()
         maps = Maps(base, d)
-        maps.weight.data, maps.bias.data = w[:-1].T.contiguous(), w[-1].contiguous()
+        maps.weight.data, maps.bias.data = solve(xx, xy, args.ridge)
         torch.save({"depth": d, "maps": maps.state_dict(), "step": 0}, args.out.format(d))
         print("depth", d, "tokens", int(xx[-1, -1]))
 

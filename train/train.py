@@ -19,7 +19,16 @@ from cache import BLOCK, SINKS, TAIL, Maps, predicted
 from features import features, frequent, streams
 from optimizer import Optimizer
 
-HELD = 20  # every so many texts one is not learnt but checked, up to 12
+
+def parted(n):
+    """Numbers of texts not to be learnt but checked, every twentieth and at most 12, and of the others."""
+    held = np.arange(0, n, 20)[:12]
+    return held, np.setdiff1d(np.arange(n), held)
+
+
+def log(path, line):
+    with open(path, "a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def divergence(base, maps, head, x, last, start):
@@ -101,8 +110,7 @@ def main():
     maps = trainer.maps
     data = features(base, tokens, maps.depth, args.features.format(maps.depth))
     head = base.head[frequent(tokens, args.vocabulary)].clone()
-    held = np.arange(0, len(data), HELD)[:12]
-    learnt = np.setdiff1d(np.arange(len(data)), held)
+    held, learnt = parted(len(data))
 
     @torch.no_grad()
     def check():
@@ -112,12 +120,8 @@ def main():
         maps.load_state_dict(now)
         return {"held": round(float(np.mean(both, 0)[0]), 4), "agreement": round(float(np.mean(both, 0)[1]), 4)}
 
-    def log(line):
-        with open(args.log, "a") as file:
-            file.write(json.dumps(line) + "\n")
-
     begun = time.time()
-    log({"step": trainer.step} | check())
+    log(args.log, {"step": trainer.step} | check())
     while trainer.step < args.steps and time.time() - begun < args.minutes * 60:
         draw, kls = np.random.default_rng(trainer.step), []
         for i in draw.choice(learnt, args.texts, replace=False):
@@ -134,7 +138,7 @@ def main():
         if trainer.step % 20 == 0:
             line |= check()
             trainer.save(args.out)
-        log(line)
+        log(args.log, line)
     trainer.save(args.out)
     print("step", trainer.step)
 
