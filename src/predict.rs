@@ -1,7 +1,7 @@
 //! METHOD: KV prediction (arXiv 2410.08391), with the base's own first layers as the auxiliary model.
 //!
-//! A long prompt goes through the trunk only; linear maps ([`crate::sidecar`]) predict the deeper layers' keys and values from
-//! the stream behind it. The first tokens ([`SINKS`]: attention sinks, whose keys are outliers) and the last ones ([`TAIL`])
+//! A long prompt goes through the trunk only; maps ([`crate::sidecar`]) predict the deeper layers' keys and values from its
+//! streams. The first tokens ([`SINKS`]: attention sinks, whose keys are outliers) and the last ones ([`TAIL`])
 //! go through all layers, and the last one gives the first word.
 //!
 //! - [`Prefill::Fast`] leaves it at that.
@@ -12,7 +12,6 @@
 //! The trunk's own entries are exact from the start. Predicted entries are never shared with other requests.
 
 use crate::error::{Error, Result};
-use crate::model::ModelConfig;
 use std::ops::{Range, RangeInclusive};
 
 /// First tokens of a text that go through all layers.
@@ -77,15 +76,6 @@ impl Prefill {
             Prefill::Auto => (n >= AUTO.0 && saved.is_none_or(|ms| ms >= AUTO.1)).then_some(true),
         }
     }
-}
-
-/// Work of reading a token through a trunk, `own` layers of the sidecar and the maps, as a share of all layers' (multiply-adds of
-/// weights).
-pub fn share(c: &ModelConfig, trunk: usize, own: usize) -> f64 {
-    let (q_dim, kv_dim) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
-    let layer = c.dim * (2 * q_dim + 2 * kv_dim + 3 * c.ff_dim);
-    let n = c.layers.len();
-    ((trunk + own) * layer + (n - trunk) * 2 * kv_dim * c.dim) as f64 / (n * layer) as f64
 }
 
 /// A prompt that is being read by prediction.

@@ -1,7 +1,13 @@
 //! The sidecar: a small GGUF file beside a base model, for KV prediction (design in docs/kv-prediction.md).
 //!
-//! Architecture `foreword-sidecar`. The *trunk* is the base's own first layers; the sidecar adds linear maps from the
-//! normed residual stream behind the trunk to keys (before norm and rotation) and values of every deeper layer.
+//! Architecture `foreword-sidecar`. The *trunk* is the base's own first `T` layers; the sidecar adds maps from the residual streams
+//! before its layers and behind it to keys (before norm and rotation) and values of every deeper layer. The maps are one gated
+//! feed-forward layer: with `x_i` the stream before layer `i`, normed as that layer norms it,
+//!
+//! ```text
+//! hidden = silu(gate · x_T + bias) * (up_0 · x_0 + … + up_T · x_T)
+//! keys or values of a layer = weight · hidden + bias
+//! ```
 //!
 //! | key | what |
 //! |---|---|
@@ -14,7 +20,9 @@
 //!
 //! | tensor | shape |
 //! |---|---|
-//! | `blk.L.attn_k.weight`, `blk.L.attn_v.weight` | `[n_kv_heads * head_dim, dim]`, any type, every `L` behind the trunk |
+//! | `maps.gate.weight`, `maps.up.I.weight` | `[width, dim]`, any type, every `I` from 0 to `T` |
+//! | `maps.gate.bias` | `[width]`, optional |
+//! | `blk.L.attn_k.weight`, `blk.L.attn_v.weight` | `[n_kv_heads * head_dim, width]`, any type, every `L` behind the trunk |
 //! | `blk.L.attn_k.bias`, `blk.L.attn_v.bias` | `[n_kv_heads * head_dim]`, optional |
 //! | `own.0.*` | the layer of its own: all tensors of a layer of the base |
 //! | `blk.N.*`, `N` the number of the base's layers | the draft block: all tensors of a layer of the base |
@@ -23,8 +31,8 @@
 //!
 //! The layer of its own and the draft block are each one layer of the base's form behind the trunk, with the rotation and the
 //! window of the layer that the base has there. What they attend to follows from the stream behind the trunk, so it is there for
-//! every token however a text was read; that is why there is one layer and not several. With a layer of its own the maps read the
-//! stream behind it. The output of the draft block goes through the base's last norm and head, or through the head's rows of
+//! every token however a text was read; that is why there is one layer and not several. With a layer of its own `x_T` is
+//! the stream behind it. The output of the draft block goes through the base's last norm and head, or through the head's rows of
 //! `draft_tokens`.
 //!
 //! The acceptance head (SpecDec++, arXiv 2405.19715) says how likely the block's first guess is to be accepted: the log-odds

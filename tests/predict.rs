@@ -45,23 +45,26 @@ fn fingerprint(model: &str) -> Fingerprint {
 fn sidecar(model: &str, base: Fingerprint) -> Vec<u8> {
     let (gguf, _) = open(&data(&format!("models/{model}.gguf")));
     let config = config_of(&gguf, None).expect("a config");
-    let (rows, cols) = (config.n_kv_heads * config.head_dim, config.dim);
+    let (rows, width, dim) = (config.n_kv_heads * config.head_dim, 32, config.dim);
     let mut r = Random::new(5);
     let mut metadata = Metadata::default();
     metadata.insert("general.architecture", Value::String(ARCHITECTURE.into()));
     metadata.insert("foreword-sidecar.trunk_layers", Value::Unsigned(1));
     metadata.insert("foreword-sidecar.base.norms", Value::String(format!("{:016x}", base.norms)));
     metadata.insert("foreword-sidecar.base.tensors", Value::String(format!("{:016x}", base.tensors)));
-    let names: Vec<String> = (1..config.layers.len())
-        .flat_map(|l| [format!("blk.{l}.attn_k.weight"), format!("blk.{l}.attn_v.weight")])
+    let read = ["gate", "up.0", "up.1"].map(|part| (format!("maps.{part}.weight"), [dim as u64, width as u64]));
+    let written = (1..config.layers.len())
+        .flat_map(|l| ["attn_k", "attn_v"].map(|part| (format!("blk.{l}.{part}.weight"), [width as u64, rows as u64])));
+    let noise: Vec<(String, [u64; 2], Vec<u8>)> = read
+        .into_iter()
+        .chain(written)
+        .map(|(name, dims)| {
+            let values = (0..dims[0] * dims[1]).flat_map(|_| (r.below(1000) as f32 / 2000.0 - 0.25).to_le_bytes());
+            (name, dims, values.collect())
+        })
         .collect();
-    let noise: Vec<Vec<u8>> = names
-        .iter()
-        .map(|_| (0..rows * cols).flat_map(|_| (r.below(1000) as f32 / 2000.0 - 0.25).to_le_bytes()).collect())
-        .collect();
-    let dims = [cols as u64, rows as u64];
     let tensors: Vec<Tensor> =
-        names.iter().zip(&noise).map(|(name, data)| Tensor { name, ty: TensorType::F32, dims: &dims, data }).collect();
+        noise.iter().map(|(name, dims, data)| Tensor { name, ty: TensorType::F32, dims, data }).collect();
     to_bytes(&metadata, &tensors).expect("a file")
 }
 

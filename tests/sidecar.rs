@@ -100,12 +100,9 @@ fn sidecar_with(
         metadata.insert("foreword-sidecar.draft_tokens", Value::Integers(tokens));
     }
     let mut out = noisy(layer(&all, trunk, n_layers), noise);
+    out.extend(streams(&all, trunk, (32.0, 1.0 / 32.0)));
     for l in trunk..n_layers {
-        for part in ["attn_k.weight", "attn_v.weight"] {
-            let name = format!("blk.{l}.{part}");
-            let of = all.iter().find(|t| t.0 == name).expect("keys and values");
-            out.push((name, of.1, of.2.clone(), vec![0; of.3.len()]));
-        }
+        out.extend(maps(&all, l, l).into_iter().map(|t| (t.0, t.1, t.2, vec![0; t.3.len()])));
     }
     if let Some((token, bias)) = accept {
         let head = ["output.weight", "token_embd.weight"].map(|name| all.iter().find(|t| t.0 == name));
@@ -270,6 +267,21 @@ fn proposals_are_those_of_trunk_and_block_as_a_model() {
     }
 }
 
+/// What the maps read: gates that are `open` everywhere, and `factor` times the stream behind the trunk.
+fn streams(all: &[Owned], trunk: usize, (open, factor): (f32, f32)) -> Vec<Owned> {
+    let norm = all.iter().find(|t| t.0 == "output_norm.weight").expect("a norm");
+    let dim = norm.2[0] as usize;
+    let matrix = |name: String, diagonal: f32| {
+        let values =
+            (0..dim * dim).flat_map(|i| if i % (dim + 1) == 0 { diagonal } else { 0.0 }.to_le_bytes()).collect();
+        (name, TensorType::F32, vec![dim as u64; 2], values)
+    };
+    let up = (0..=trunk).map(|i| matrix(format!("maps.up.{i}.weight"), if i == trunk { factor } else { 0.0 }));
+    let bias = (0..dim).flat_map(|_| open.to_le_bytes()).collect();
+    let gate = [("maps.gate.bias".into(), TensorType::F32, vec![dim as u64], bias)];
+    up.chain(gate).chain([matrix("maps.gate.weight".into(), 0.0)]).collect()
+}
+
 /// Keys and values of deeper layer `l`, with noise: its maps, as tensors of layer `to`.
 fn maps(all: &[Owned], l: usize, to: usize) -> Vec<Owned> {
     let parts = |t: &Owned| t.0.ends_with(".attn_k.weight") || t.0.ends_with(".attn_v.weight");
@@ -285,6 +297,8 @@ fn with_own_layer(name: &str, trunk: usize) -> Vec<u8> {
         t
     };
     let mut out: Vec<Owned> = noisy(layer(&all, trunk, trunk), 0.05).into_iter().map(renamed).collect();
+    // So far open a gate is 32, and there is no rounding.
+    out.extend(streams(&all, trunk, (32.0, 1.0 / 32.0)));
     out.extend((trunk..layers_of(&gguf)).flat_map(|l| maps(&all, l, l)));
     file(&metadata, &out)
 }
@@ -343,6 +357,107 @@ fn predictions_are_those_of_trunk_own_layer_and_maps_as_a_model() {
         plain.kv_mut().commit_run(seq).expect("a commit");
         let wanted = after(&mut plain, seq);
         assert!(got == wanted, "{name}: other predictions");
+    }
+}
+
+/// Maps of noise from all streams of a trunk: a sidecar, and its matrices.
+fn of_all_streams(name: &str, trunk: usize, width: usize) -> (Vec<u8>, HashMap<String, Vec<f32>>) {
+    let (gguf, all, metadata) = header(name, trunk);
+    let dim = all.iter().find(|t| t.0 == "output_norm.weight").expect("a norm").2[0] as usize;
+    let mut r = Random::new(6);
+    let read = (0..=trunk).map(|i| format!("maps.up.{i}.weight")).chain(["maps.gate.weight".into()]);
+    let mut shapes: Vec<(String, Vec<u64>)> = read.map(|name| (name, vec![dim as u64, width as u64])).collect();
+    shapes.push(("maps.gate.bias".into(), vec![width as u64]));
+    for t in (trunk..layers_of(&gguf)).flat_map(|l| maps(&all, l, l)) {
+        shapes.push((t.0, vec![width as u64, t.2[1]]));
+    }
+    let mut values = HashMap::new();
+    let tensor = |(name, dims): (String, Vec<u64>)| {
+        let floats = r.floats(dims.iter().product::<u64>() as usize);
+        let bytes = floats.iter().flat_map(|v| v.to_le_bytes()).collect();
+        values.insert(name.clone(), floats);
+        (name, TensorType::F32, dims, bytes)
+    };
+    let tensors: Vec<Owned> = shapes.into_iter().map(tensor).collect();
+    (file(&metadata, &tensors), values)
+}
+
+/// `weight · x` by sums in f64.
+fn product(weight: &[f32], x: &[f64]) -> Vec<f64> {
+    weight.chunks_exact(x.len()).map(|row| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum()).collect()
+}
+
+#[test]
+fn maps_are_a_gated_layer_over_all_streams_of_the_trunk() {
+    for (name, trunk) in [("llama", 1), ("gemma3", 3), ("gemma2", 2)] {
+        let (_, all) = tensors(name);
+        let floats = |name: String| -> Vec<f32> {
+            let bytes = &all.iter().find(|t| t.0 == name).expect("a tensor").3;
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect()
+        };
+        let text = random_tokens(&mut Random::new(8), 41);
+        let load = || model(vec![open_source(&data(&format!("models/{name}.gguf")))]);
+        // Streams: the embeddings, and what sidecars with shorter trunks leave behind.
+        let (dim, eps, scale) = {
+            let base = load();
+            let c = base.config();
+            (c.dim, f64::from(c.norm_eps), c.embed_scale)
+        };
+        let table = floats("token_embd.weight".into());
+        let mut found =
+            vec![text[..40].iter().flat_map(|&t| table[t as usize * dim..][..dim].iter().map(|v| v * scale)).collect()];
+        for depth in 1..=trunk {
+            let mut base = load();
+            add(&mut base, of_all_streams(name, depth, 32).0).expect("a sidecar");
+            let (mut batch, mut seen) = (Batch::new(), Vec::new());
+            batch.push_run(base.kv_mut().new_seq(), &text[..40], false);
+            pollster::block_on(base.forward_trunk(&batch, &mut seen)).expect("a forward");
+            found.push(seen);
+        }
+        let (bytes, weights) = of_all_streams(name, trunk, 32);
+        let mut plain = load();
+        let mut batch = Batch::new();
+        let seq = plain.kv_mut().new_seq();
+        batch.push_run(seq, &text[..40], false);
+        let n_layers = plain.config().layers.len();
+        let mut entries = pollster::block_on(plain.observe(&batch, n_layers, false)).expect("entries");
+        entries[trunk..].iter_mut().for_each(|e| (e.k, e.v) = (Vec::new(), Vec::new()));
+        for row in 0..40 {
+            let normed = |i: usize| -> Vec<f64> {
+                let x: Vec<f64> = found[i][row * dim..][..dim].iter().map(|&v| f64::from(v)).collect();
+                let size = (x.iter().map(|v| v * v).sum::<f64>() / dim as f64 + eps).sqrt();
+                x.iter()
+                    .zip(floats(format!("blk.{i}.attn_norm.weight")))
+                    .map(|(v, w)| v / size * f64::from(w))
+                    .collect()
+            };
+            let gate = product(&weights["maps.gate.weight"], &normed(trunk));
+            let gate = gate.iter().zip(&weights["maps.gate.bias"]).map(|(g, b)| g + f64::from(*b));
+            let mut hidden: Vec<f64> = gate.map(|g| g / (1.0 + (-g).exp())).collect();
+            let up: Vec<Vec<f64>> =
+                (0..=trunk).map(|i| product(&weights[&format!("maps.up.{i}.weight")], &normed(i))).collect();
+            hidden.iter_mut().enumerate().for_each(|(j, h)| *h *= up.iter().map(|u| u[j]).sum::<f64>());
+            for (l, e) in entries.iter_mut().enumerate().skip(trunk) {
+                let made = |part: &str| product(&weights[&format!("blk.{l}.{part}.weight")], &hidden);
+                e.k.extend(made("attn_k").iter().map(|&v| v as f32));
+                e.v.extend(made("attn_v").iter().map(|&v| v as f32));
+            }
+        }
+        plain.put_entries(&batch, &entries).expect("entries");
+        plain.kv_mut().commit_run(seq).expect("a commit");
+        let mut base = load();
+        add(&mut base, bytes).expect("a sidecar");
+        let predicted = base.kv_mut().new_seq();
+        read(&mut base, predicted, &text[..40], 13, true);
+        let after = |model: &mut Model, seq: SeqId| {
+            let (mut batch, mut logits) = (Batch::new(), Vec::new());
+            batch.push_run(seq, &text[40..], true);
+            pollster::block_on(model.forward(&batch, &mut logits)).expect("a forward");
+            logits
+        };
+        let (got, wanted) = (after(&mut base, predicted), after(&mut plain, seq));
+        let worst = got.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-3, "{name}: {worst} from the formula");
     }
 }
 

@@ -56,7 +56,7 @@ class Auxiliary(torch.nn.Module):
         return torch.stack(rows, 1).unflatten(1, (-1, 2))
 
     def forward(self, base, x):
-        return self.predictions(self.read(base, x)[1])
+        return self.predictions(self.read(base, x[-1])[1])
 
     @torch.no_grad()
     def fit(self, base, tokens, length, ridge):
@@ -91,7 +91,7 @@ def train(base, auxiliary, tokens, args):
     def losses(row, start):
         x, last = (s[0] for s in streams(data, [row]))
         through, agreement = divergence(base, auxiliary, head, x, last, start)
-        alone = F.linear(base.rms(auxiliary.read(base, x)[0], base.norm), head).log_softmax(-1)
+        alone = F.linear(base.rms(auxiliary.read(base, x[-1])[0], base.norm), head).log_softmax(-1)
         with torch.no_grad():
             target = F.linear(base.rms(last, base.norm), head).log_softmax(-1)
         return through, (target.exp() * (target - alone)).sum(-1).mean(), agreement

@@ -20,7 +20,7 @@ from optimizer import Optimizer
 
 def losses(base, block, head, data, rows):
     x, last = streams(data, rows)
-    draft = F.linear(base.rms(block(base, x), base.norm), head)
+    draft = F.linear(base.rms(block(base, x[:, -1]), base.norm), head)
     with torch.no_grad():
         target = F.linear(base.rms(last, base.norm), head).softmax(-1)
     kl = (target * (target.clamp(min=1e-9).log() - draft.log_softmax(-1))).sum(-1)

@@ -31,7 +31,7 @@ def main():
     base, state = Base(args.model), torch.load(args.maps)
     depth, n = state["depth"], base.n_layers - state["depth"]
     maps = state.get("mean", state["maps"])
-    weight = maps["weight"].view(n, 2, base.kv_dim, base.dim).numpy()
+    weight = maps["weight"].view(n, 2, base.kv_dim, -1).numpy()
     bias = maps["bias"].view(n, 2, base.kv_dim).numpy()
     norms, tensors = base.fingerprints()
     out = gguf.GGUFWriter(args.out, "foreword-sidecar")
@@ -40,6 +40,10 @@ def main():
     out.add_string("foreword-sidecar.base.norms", f"{norms:016x}")
     out.add_string("foreword-sidecar.base.tensors", f"{tensors:016x}")
     out.add_uint32("foreword-sidecar.training.steps", state["step"])
+    quantized(out, "maps.gate.weight", maps["gate"].numpy())
+    out.add_tensor("maps.gate.bias", maps["gate_bias"].numpy())
+    for i in range(depth + 1):
+        quantized(out, f"maps.up.{i}.weight", maps[f"up.{i}"].numpy())
     for i in range(n):
         for j, part in enumerate(["attn_k", "attn_v"]):
             name = f"blk.{depth + i}.{part}"

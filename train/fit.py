@@ -1,4 +1,5 @@
-"""Maps in closed form: ridge regression of the deeper layers' keys and values on the normed stream behind the trunk.
+"""Maps in closed form: ridge regression of the deeper layers' keys and values on the normed streams of the trunk, then the part of
+it of the wanted rank that leaves the least squares.
 
 Sums are streamed, so any number of tokens fits in memory; several trunk depths share one pass of the base.
 """
@@ -19,12 +20,25 @@ def solve(xx, xy, ridge):
     return w[:-1].T.contiguous(), w[-1].contiguous()
 
 
+def narrowed(xx, w, width):
+    """Factors `[width, in]` and `[out, width]` of the map nearest to `w` on the inputs, of like size."""
+    mean = xx[:-1, -1] / xx[-1, -1]
+    covariance = xx[:-1, :-1] / xx[-1, -1] - mean[:, None] * mean
+    lower = torch.linalg.cholesky(covariance + 1e-6 * covariance.diagonal().mean() * torch.eye(len(mean), dtype=torch.float64))
+    seen = w.double() @ lower
+    main = torch.linalg.eigh(seen.T @ seen)[1][:, -width:]
+    up, down = torch.linalg.solve_triangular(lower, main.T, upper=False, left=False), seen @ main
+    size = (down.square().mean() / up.square().mean()) ** 0.25
+    return (up * size).float(), (down / size).float()
+
+
 def main():
     args = argparse.ArgumentParser(description=__doc__)
     args.add_argument("model")
     args.add_argument("--tokens", default="tokens.npy")
     args.add_argument("--n", type=int, default=40_000)
     args.add_argument("--depths", type=int, nargs="+", default=[4])
+    args.add_argument("--width", type=int, default=256)
     args.add_argument("--ridge", type=float, default=1e-3)
     args.add_argument("--length", type=int, default=512)
     args.add_argument("--out", default="maps-{}.pt")
@@ -35,18 +49,23 @@ def main():
     sums = {}
     for d in args.depths:
         width = (base.n_layers - d) * 2 * base.kv_dim
-        sums[d] = (torch.zeros(base.dim + 1, base.dim + 1, dtype=torch.float64), torch.zeros(base.dim + 1, width, dtype=torch.float64))
+        rows = (d + 1) * base.dim + 1
+        sums[d] = (torch.zeros(rows, rows, dtype=torch.float64), torch.zeros(rows, width, dtype=torch.float64))
     for at in range(0, min(args.n, len(tokens)) - args.length, args.length):
-        _, behind, kvs = base.run(base.begun(tokens[at : at + args.length]), args.depths)
+        _, behind, kvs = base.run(base.begun(tokens[at : at + args.length]), range(max(args.depths) + 1))
         for d, (xx, xy) in sums.items():
-            h = base.rms(behind[d], base.layers[d]["attn_norm"])[4:]  # sinks are outliers, and exact at run time
-            h = torch.cat([h, torch.ones(len(h), 1)], 1)
+            h = [base.rms(behind[i], base.layers[i]["attn_norm"])[4:] for i in range(d + 1)]  # sinks are outliers, and exact at run time
+            h = torch.cat([*h, torch.ones(len(h[0]), 1)], 1)
             y = torch.cat([part for layer in range(d, base.n_layers) for part in kvs[layer]], 1)[4:]
             xx += (h.T @ h).double()
             xy += (h.T @ y).double()
     for d, (xx, xy) in sums.items():
-        maps = Maps(base, d)
-        maps.weight.data, maps.bias.data = solve(xx, xy, args.ridge)
+        maps = Maps(base, d, args.width)
+        up, maps.weight.data = narrowed(xx, solve(xx, xy, args.ridge)[0], args.width)
+        for part, values in zip(maps.up, up.split(base.dim, 1)):
+            part.data = values.contiguous()
+        mean, target = xx[-1, :-1] / xx[-1, -1], xy[-1] / xx[-1, -1]
+        maps.bias.data = (target - maps.weight.double() @ (up.double() @ mean)).float()
         torch.save({"depth": d, "maps": maps.state_dict(), "step": 0}, args.out.format(d))
         print("depth", d, "tokens", int(xx[-1, -1]))
 

@@ -55,14 +55,14 @@ class Trainer:
 
     def __init__(self, base, state, rate, own):
         self.own = state.get("own", 0) or own
-        self.maps = Maps(base, state["depth"], self.own)
+        self.maps = Maps(base, state["depth"], len(state["maps"]["gate"]), self.own)
         # Layers that are new are not in the state.
         self.maps.load_state_dict(self.maps.state_dict() | state["maps"])
         # A matrix each for the keys and the values of every layer, in the memory of the whole.
         self.parts = [torch.nn.Parameter(w) for w in self.maps.weight.data.split(base.kv_dim)]
-        own = list(self.maps.own.parameters())
-        matrices, vectors = ([w for w in own if w.dim() == d] for d in (2, 1))
-        self.optimizer = Optimizer(self.parts + matrices, [self.maps.bias] + vectors, rate)
+        others = [w for w in self.maps.parameters() if w is not self.maps.weight]
+        matrices, vectors = ([w for w in others if w.dim() == d] for d in (2, 1))
+        self.optimizer = Optimizer(self.parts + matrices, vectors, rate)
         if "optimizer" in state and state.get("own", 0) == self.own:
             self.optimizer.load(state["optimizer"])
         self.step = state["step"]

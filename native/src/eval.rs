@@ -13,7 +13,7 @@ use auxiliary::Auxiliary;
 use context::{Kept, Models, NEAR, Way, behind};
 use foreword::engine::Engine;
 use foreword::model::Model;
-use foreword::predict::{SINKS, share, tail};
+use foreword::predict::{SINKS, tail};
 use foreword::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -118,7 +118,7 @@ fn predictions(model: &Model, path: &Path, n: usize, all: &mut Vec<Candidate>) {
     let mut tails = vec![TAILS[0], tail(n), TAILS[1]];
     tails.dedup();
     for tail in tails {
-        let cost = share(model.config(), trunk, model.own_layers()) + (SINKS + tail) as f64 / n as f64 * (1.0 - depth);
+        let cost = model.predicted_share().unwrap_or(1.0) + (SINKS + tail) as f64 / n as f64 * (1.0 - depth);
         let name = format!("predicted, trunk of {trunk}, last {tail} exactly ({})", file_name(path));
         all.push(Candidate { name, way: Way::Predicted(tail), cost, file: Some(path.to_path_buf()) });
         let mut pruned = |name: String, kept: Kept, n: usize| {

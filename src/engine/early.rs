@@ -5,7 +5,7 @@ use super::{Engine, Event};
 use crate::batch::Batch;
 use crate::error::Result;
 use crate::kv::Again;
-use crate::predict::{self, CHUNK, Prefill, Reading};
+use crate::predict::{CHUNK, Prefill, Reading};
 use crate::prefill::{LEAST, width};
 use crate::sample::Logits;
 use std::ops::Range;
@@ -16,7 +16,7 @@ type Runs = Vec<(usize, Range<usize>)>;
 impl Engine {
     /// Decides how a request that has just begun is read.
     pub(super) fn choose_prefill(&self, wanted: Option<Prefill>, tokens: Range<usize>) -> Option<Reading> {
-        let share = predict::share(self.model.config(), self.model.trunk()?, self.model.own_layers());
+        let share = self.model.predicted_share()?;
         let saved = self.pace.ms(tokens.len() as f64 * (1.0 - share));
         let progressive = wanted.unwrap_or(self.prefill).of(tokens.len(), saved)?;
         Some(Reading::new(progressive, tokens))
@@ -69,8 +69,7 @@ impl Engine {
         if pending(self) > 0 {
             let most = match writing > 0.0 {
                 true => {
-                    let (trunk, own) = (self.model.trunk().unwrap_or(0), self.model.own_layers());
-                    let share = predict::share(self.model.config(), trunk, own);
+                    let share = self.model.predicted_share().unwrap_or(1.0);
                     ((self.pace.room(writing) / share).max(0.0) as usize).max(LEAST).min(self.model.max_batch())
                 }
                 false => width(pending(self), self.model.max_batch()),

@@ -217,6 +217,7 @@ impl Model {
     /// Runs a plan through the first layers and appends the streams behind them.
     async fn first_layers(&mut self, plan: &Plan, n_layers: usize, streams: &mut Vec<f32>) -> Result<()> {
         self.backend.begin(plan)?;
+        self.embed();
         let delta = self.through(0..n_layers);
         let (c, w, b) = (&self.config, &self.weights, &self.buffers);
         if delta.is_some() {

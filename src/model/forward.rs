@@ -51,6 +51,7 @@ impl Model {
         let (k, out) = self.buffers.selected[0];
         self.plan.chosen = ahead.then_some(out);
         self.backend.begin(&self.plan)?;
+        self.embed();
         let delta = self.through(0..self.config.layers.len());
         let used = self.base_head();
         let (c, w, b) = (&self.config, &self.weights, &self.buffers);
@@ -119,18 +120,22 @@ impl Model {
         out: &mut Vec<f32>,
     ) -> Result<()> {
         self.backend.begin(plan)?;
+        if first == 0 {
+            self.embed();
+        }
         let delta = self.through(first..self.config.layers.len());
         self.end(plan, delta, wanted, out).await
     }
 
-    /// Runs the rows of the step through some layers: from the embeddings, or from what the residual stream holds. Returns
-    /// what is left to be added to the stream.
+    /// Begins the residual stream with the tokens' embeddings.
+    pub(super) fn embed(&mut self) {
+        self.backend.embed(self.weights.embeddings, self.config.embed_scale, self.buffers.x);
+    }
+
+    /// Runs the residual stream through some layers. Returns what is left to be added to it.
     pub(super) fn through(&mut self, layers: Range<usize>) -> Option<Delta> {
         let (c, w, b) = (&self.config, &self.weights, &self.buffers);
         let backend = &mut *self.backend;
-        if layers.start == 0 {
-            backend.embed(w.embeddings, c.embed_scale, b.x);
-        }
         let mut delta = None;
         for i in layers {
             delta = block(backend, (c, w, b), Layer::of(c, w, self.kv.cache(), i), delta);
@@ -214,10 +219,13 @@ impl<'a> Layer<'a> {
     }
 }
 
+/// What the parts of a forward are made of.
+pub(super) type Parts<'a> = (&'a ModelConfig, &'a Weights, &'a Buffers);
+
 /// Runs one layer. `delta` is what the layer before left to be added to the residual stream; returns what this one leaves.
 pub(super) fn block(
     backend: &mut dyn Backend,
-    (c, w, b): (&ModelConfig, &Weights, &Buffers),
+    (c, w, b): Parts<'_>,
     layer: Layer<'_>,
     delta: Option<Delta>,
 ) -> Option<Delta> {
@@ -246,7 +254,7 @@ pub(super) fn block(
 }
 
 /// Rotation of what `b.q`, `b.k` and `b.v` hold, and the layer's cache entries.
-pub(super) fn append((c, w, b): (&ModelConfig, &Weights, &Buffers), layer: Layer<'_>) -> RopeAppend {
+pub(super) fn append((c, w, b): Parts<'_>, layer: Layer<'_>) -> RopeAppend {
     let (freqs, magnitude) = w.ropes[layer.spec.rope];
     RopeAppend {
         q: Some(b.q),
@@ -304,13 +312,7 @@ pub(super) struct Head {
 }
 
 /// Last norm and logits of the plan's outputs.
-fn head(
-    backend: &mut dyn Backend,
-    (c, w, b): (&ModelConfig, &Weights, &Buffers),
-    head: Head,
-    delta: Option<Delta>,
-    wanted: Wanted,
-) {
+fn head(backend: &mut dyn Backend, (c, w, b): Parts<'_>, head: Head, delta: Option<Delta>, wanted: Wanted) {
     let Head { input, weight, bias, logits, .. } = head;
     backend.norm(&Norm { x: b.x, delta, weight: w.norm, eps: c.norm_eps, out: input, rows: Rows::Outputs });
     let epilogue = Epilogue { scale: c.logit_scale, bias, softcap: c.logit_softcap, accumulate: false };

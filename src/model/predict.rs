@@ -4,9 +4,9 @@
 use super::Model;
 use super::beside::Beside;
 use super::draft::Drafting;
-use super::forward::{Layer, Wanted, append, block, store};
-use super::weights::{self, Linear};
-use crate::backend::{Norm, Operand, RopeAppend, Rows, read};
+use super::forward::{Layer, Parts, Wanted, append, block, store};
+use super::weights::{self, MapWeights};
+use crate::backend::{Activation, Backend, Buf, Delta, Epilogue, Gate, Norm, Operand, Product, RopeAppend, Rows, read};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
@@ -21,10 +21,29 @@ pub(super) struct Maps {
     trunk: usize,
     /// A layer between trunk and maps.
     own: Option<Beside>,
-    /// Input of the maps `[n, dim]`.
+    weights: MapWeights,
+    /// A normed stream `[n, dim]`.
     input: Operand,
-    /// Keys and values of every deeper layer, `[n_kv_heads * head_dim, dim]` each.
-    layers: Vec<(Linear, Linear)>,
+    /// What all streams give `[n, width]`.
+    up: Buf,
+    /// `[n, width]`.
+    gate: Buf,
+    /// What keys and values are made of `[n, width]`.
+    hidden: Operand,
+}
+
+impl Maps {
+    /// Reads a stream of the trunk: that before layer `stream`, or behind the trunk. Completes it.
+    fn read(&self, backend: &mut dyn Backend, (c, w, b): Parts<'_>, stream: usize, delta: Option<Delta>) {
+        let weight = w.layers[stream].attn_norm;
+        backend.norm(&Norm { x: b.x, delta, weight, eps: c.norm_eps, out: self.input, rows: Rows::All });
+        let epilogue = Epilogue { accumulate: stream > 0, ..Epilogue::STORE };
+        let up = Product { weight: self.weights.up[stream], out: self.up, epilogue };
+        match stream == self.trunk {
+            false => backend.matmul(self.input, Rows::All, &[up]),
+            true => backend.matmul(self.input, Rows::All, &[up, store(self.weights.gate, self.gate)]),
+        }
+    }
 }
 
 impl Model {
@@ -49,14 +68,23 @@ impl Model {
             false => None,
         };
         let backend = &mut *self.backend;
-        let layers = weights::maps(gguf, sources, backend, &self.config, trunk).await?;
-        let readers: Vec<_> = layers.iter().flat_map(|(k, v)| [k.weight, v.weight]).collect();
-        let input = backend.new_operand(self.max_batch, self.config.dim, &readers)?;
+        let weights = weights::maps(gguf, sources, backend, &self.config, trunk).await?;
+        let streams: Vec<_> = weights.up.iter().copied().chain([weights.gate.weight]).collect();
+        let readers: Vec<_> = weights.layers.iter().flat_map(|(k, v)| [k.weight, v.weight]).collect();
+        let maps = Maps {
+            trunk,
+            own,
+            input: backend.new_operand(self.max_batch, self.config.dim, &streams)?,
+            up: backend.new_buf(self.max_batch, weights.width)?,
+            gate: backend.new_buf(self.max_batch, weights.width)?,
+            hidden: backend.new_operand(self.max_batch, weights.width, &readers)?,
+            weights,
+        };
         self.drafting = match sidecar.drafts {
             true => Some(self.load_drafting(gguf, sources, sidecar).await?),
             false => None,
         };
-        self.maps = Some(Maps { trunk, own, input, layers });
+        self.maps = Some(maps);
         Ok(same)
     }
 
@@ -68,6 +96,17 @@ impl Model {
     /// Layers of the sidecar's own in front of the maps: 0 or 1.
     pub fn own_layers(&self) -> usize {
         usize::from(self.maps.as_ref().is_some_and(|m| m.own.is_some()))
+    }
+
+    /// Work of reading a token through the trunk and the sidecar, as a share of all layers' (multiply-adds of weights); `None` without
+    /// a sidecar.
+    pub fn predicted_share(&self) -> Option<f64> {
+        let (c, maps) = (&self.config, self.maps.as_ref()?);
+        let (q_dim, kv_dim) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
+        let layer = c.dim * (2 * q_dim + 2 * kv_dim + 3 * c.ff_dim);
+        let MapWeights { width, up, layers, .. } = &maps.weights;
+        let work = width * ((up.len() + 1) * c.dim + layers.len() * 2 * kv_dim);
+        Some(((maps.trunk + self.own_layers()) * layer + work) as f64 / (c.layers.len() * layer) as f64)
     }
 
     /// Runs a batch through the trunk; the deeper layers' cache entries are predicted. `streams` becomes the residual stream
@@ -83,7 +122,13 @@ impl Model {
         planned?;
         let trunk = self.trunk().ok_or_else(no_sidecar)?;
         self.backend.begin(&self.plan)?;
-        let mut delta = self.through(0..trunk);
+        self.embed();
+        let mut delta = None;
+        for layer in 0..trunk {
+            let maps = self.maps.as_ref().ok_or_else(no_sidecar)?;
+            maps.read(&mut *self.backend, (&self.config, &self.weights, &self.buffers), layer, delta);
+            delta = self.through(layer..layer + 1);
+        }
         let maps = self.maps.as_ref().ok_or_else(no_sidecar)?;
         let (c, w, b) = (&self.config, &self.weights, &self.buffers);
         let (backend, cache) = (&mut *self.backend, self.kv.cache());
@@ -95,11 +140,10 @@ impl Model {
             backend.begin(&self.plan)?;
             delta = block(backend, (c, w, &own.buffers), own.layer(), None);
         }
-        // The deeper layers' entries. The norm is that of the first of them; it also completes the stream.
-        let weight = w.layers[maps.trunk].attn_norm;
-        backend.norm(&Norm { x: b.x, delta, weight, eps: c.norm_eps, out: maps.input, rows: Rows::All });
-        for (layer, (k, v)) in (maps.trunk..).zip(&maps.layers) {
-            backend.matmul(maps.input, Rows::All, &[store(*k, b.k), store(*v, b.v)]);
+        maps.read(backend, (c, w, b), trunk, delta);
+        backend.gate(&Gate { gate: maps.gate, up: maps.up, activation: Activation::Silu, out: maps.hidden });
+        for (layer, (k, v)) in (trunk..).zip(&maps.weights.layers) {
+            backend.matmul(maps.hidden, Rows::All, &[store(*k, b.k), store(*v, b.v)]);
             backend.rope_append(&RopeAppend { q: None, ..append((c, w, b), Layer::of(c, w, cache, layer)) });
         }
         match maps.own {

@@ -121,24 +121,44 @@ pub(super) async fn load(
     Ok(Weights { embeddings, head, float_head, head_bias, norm, layers, ropes, fingerprint })
 }
 
-/// Loads a sidecar's maps to keys and values of the layers behind `trunk`.
+/// Weights of a sidecar's maps ([`crate::sidecar`]).
+#[derive(Debug)]
+pub(super) struct MapWeights {
+    /// Rows of `up` and `gate`.
+    pub(super) width: usize,
+    /// `[width, dim]`, for every stream of the trunk, from the embeddings on.
+    pub(super) up: Vec<Weight>,
+    /// `[width, dim]`.
+    pub(super) gate: Linear,
+    /// Keys and values of every layer behind the trunk, `[n_kv_heads * head_dim, width]` each.
+    pub(super) layers: Vec<(Linear, Linear)>,
+}
+
+/// Loads a sidecar's maps behind a trunk of so many layers.
 pub(super) async fn maps(
     gguf: &Gguf,
     sources: &mut [Box<dyn Source>],
     backend: &mut dyn Backend,
     config: &ModelConfig,
     trunk: usize,
-) -> Result<Vec<(Linear, Linear)>> {
+) -> Result<MapWeights> {
+    let gate = gguf.tensor("maps.gate.weight").and_then(|info| info.dims.get(1).copied());
+    let width = gate.ok_or_else(|| Error::bad_file("tensor maps.gate.weight is missing"))? as usize;
     let mut ignore = |_| {};
     let mut loader = Loader::new(gguf, sources, backend, &mut ignore);
-    let rows = config.n_kv_heads * config.head_dim;
-    let mut maps = Vec::new();
-    for layer in trunk..config.layers.len() {
-        let k = loader.linear((format!("blk.{layer}.attn_k"), 0..rows, rows), config.dim).await?;
-        let v = loader.linear((format!("blk.{layer}.attn_v"), 0..rows, rows), config.dim).await?;
-        maps.push((k, v));
+    let gate = loader.linear(("maps.gate".into(), 0..width, width), config.dim).await?;
+    let mut up = Vec::new();
+    for stream in 0..=trunk {
+        up.push(loader.matrix(&format!("maps.up.{stream}.weight"), width, config.dim).await?);
     }
-    Ok(maps)
+    let rows = config.n_kv_heads * config.head_dim;
+    let mut layers = Vec::new();
+    for layer in trunk..config.layers.len() {
+        let k = loader.linear((format!("blk.{layer}.attn_k"), 0..rows, rows), width).await?;
+        let v = loader.linear((format!("blk.{layer}.attn_v"), 0..rows, rows), width).await?;
+        layers.push((k, v));
+    }
+    Ok(MapWeights { width, up, gate, layers })
 }
 
 /// Loads a layer whose tensors are named `{prefix}.*`.

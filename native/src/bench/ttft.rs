@@ -4,8 +4,8 @@ use super::median;
 use crate::args::TtftArgs;
 use crate::{load, term};
 use foreword::engine::{Engine, Event, Request};
-use foreword::model::ModelConfig;
-use foreword::predict::{Prefill, SINKS, share, tail};
+use foreword::model::Model;
+use foreword::predict::{Prefill, SINKS, tail};
 use foreword::sample::Params;
 use foreword::{Error, Result};
 use serde_json::{Value, json};
@@ -127,30 +127,28 @@ fn run(engine: &mut Engine, n: usize, mode: Prefill) -> Result<(f64, f64)> {
 }
 
 fn row(engine: &Engine, (name, mode): (&str, Prefill), n: usize, ttft_ms: f64, prefill_ms: f64) -> Value {
-    let c = engine.model().config();
-    let (trunk, own) = (engine.model().trunk(), engine.model().own_layers());
-    let flops = flops(c, trunk.filter(|_| mode.of(n, None).is_some()).map(|trunk| (trunk, own)), n);
+    let flops = flops(engine.model(), mode.of(n, None).is_some(), n);
     let whole = (mode != Prefill::Fast).then_some(prefill_ms);
     json!({"mode": name, "prompt_tokens": n, "ttft_ms": ttft_ms, "flops": flops, "prefill_ms": whole})
 }
 
 /// Floating-point operations to the first word: two for each multiply-add of weights, of attention and of the head.
-/// `predicted`: layers of the trunk, and of the sidecar's own.
-fn flops(c: &ModelConfig, predicted: Option<(usize, usize)>, n: usize) -> f64 {
+fn flops(model: &Model, predicted: bool, n: usize) -> f64 {
+    let c = model.config();
     let (q_dim, kv_dim) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
     let layers = c.layers.len();
     let weights = (layers * c.dim * (2 * q_dim + 2 * kv_dim + 3 * c.ff_dim)) as f64;
     // Of `rows` tokens at the end of `n`, in one layer.
     let attention = |rows: usize| 2.0 * q_dim as f64 * rows as f64 * (n as f64 - rows as f64 / 2.0);
-    let macs = match predicted {
-        None => n as f64 * weights + layers as f64 * attention(n),
-        Some((k, own)) => {
-            let deep = (layers - k) as f64;
-            n as f64 * weights * share(c, k, own)
-                + (k + own) as f64 * attention(n)
+    let macs = match (model.trunk(), model.predicted_share()) {
+        (Some(trunk), Some(share)) if predicted => {
+            let deep = (layers - trunk) as f64;
+            n as f64 * weights * share
+                + (trunk + model.own_layers()) as f64 * attention(n)
                 + (SINKS + tail(n)) as f64 * weights * deep / layers as f64
                 + deep * attention(tail(n))
         }
+        _ => n as f64 * weights + layers as f64 * attention(n),
     };
     2.0 * (macs + (c.dim * c.n_vocab) as f64)
 }

@@ -74,8 +74,12 @@ fn an_auxiliary_that_is_the_base_itself_is_exact_and_noise_is_not() {
     metadata.insert("foreword-sidecar.trunk_layers", Value::Unsigned(1));
     metadata.insert("foreword-sidecar.base.norms", Value::String(format!("{:016x}", model.fingerprint.norms)));
     metadata.insert("foreword-sidecar.base.tensors", Value::String(format!("{:016x}", model.fingerprint.tensors)));
-    let noise =
-        maps("blk", 1..layers, (width, config.dim), |row, col| ((row * 31 + col * 17) % 23) as f32 / 23.0 - 0.5);
+    let value = |row: usize, col: usize| ((row * 31 + col * 17) % 23) as f32 / 23.0 - 0.5;
+    let mut noise = maps("blk", 1..layers, (width, 32), value);
+    for part in ["gate", "up.0", "up.1"] {
+        let values = (0..32 * config.dim).map(|i| value(i / config.dim, i % config.dim)).collect();
+        noise.push((format!("maps.{part}.weight"), vec![config.dim as u64, 32], values));
+    }
     write(&sidecar, &metadata, &model, false, &noise);
     let mut metadata = model.gguf.metadata.clone();
     metadata.insert("foreword-auxiliary.sources", Value::Integers((0..layers as i64).collect()));
