@@ -95,7 +95,7 @@ def main():
     args.add_argument("--features", default="features-{}.npy")
     args.add_argument("--log", default="train.jsonl")
     args.add_argument("--minutes", type=float, default=60)
-    args.add_argument("--rate", type=float, default=1e-3)
+    args.add_argument("--rate", type=float, default=2.5e-4)
     args.add_argument("--steps", type=int, default=400, help="length of the whole schedule (warm-up, then cosine to zero)")
     args.add_argument("--texts", type=int, default=4, help="a step")
     args.add_argument("--own", type=int, default=0, choices=(0, 1), help="layers of the sidecar's own behind the trunk")
