@@ -48,10 +48,11 @@ def main():
         title, path = report.split("=", 1)
         body += panel(title, json.load(open(path))["rows"], 50 + 320 * i)
     for i, (name, colour, _) in enumerate(KINDS):
-        body += f'<circle cx="{54 + 115 * i}" cy="292" r="4" fill="{colour}"/><text x="{64 + 115 * i}" y="296">{name}</text>'
+        x, y = 54 + 150 * (i % 4), 296 + 18 * (i // 4)
+        body += f'<circle cx="{x}" cy="{y - 4}" r="4" fill="{colour}"/><text x="{x + 10}" y="{y}">{name}</text>'
     width = 320 * len(args.reports) + 10
     with open(args.out, "w") as out:
-        out.write(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} 306" font-family="system-ui" font-size="12" fill="#777">{body}'
+        out.write(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} 324" font-family="system-ui" font-size="12" fill="#777">{body}'
                   '<text x="50" y="276">share of exact operations; nats a token</text></svg>\n')
 
 
