@@ -7,6 +7,7 @@ pub mod expected;
 pub mod random;
 pub mod reference;
 pub mod rounds;
+pub mod sidecars;
 pub mod simulated;
 #[cfg(target_arch = "wasm32")]
 pub mod web;
