@@ -6,6 +6,8 @@ import os
 import numpy as np
 import torch
 
+import processes
+
 LENGTH = 576  # tokens of a text
 SHRINK = 8  # of the last stream, which half floats hold then
 
@@ -15,12 +17,19 @@ def features(base, tokens, trunk, path):
     if not os.path.exists(path):
         width = LENGTH - len(base.bos)
         n = len(tokens) // width
-        out = np.lib.format.open_memmap(path + ".part", "w+", np.float16, (n, trunk + 2, LENGTH, base.dim))
-        for i in range(n):
+        if processes.RANK == 0:
+            np.lib.format.open_memmap(path + ".part", "w+", np.float16, (n, trunk + 2, LENGTH, base.dim))
+        processes.wait()
+        out = np.load(path + ".part", mmap_mode="r+")
+        for i in processes.mine(range(n)):
             text = torch.from_numpy(tokens[i * width : (i + 1) * width]).long()
             last, behind, _ = base.run(base.begun(text), range(trunk + 1))
             out[i, :-1], out[i, -1] = torch.stack([behind[layer] for layer in range(trunk + 1)]), last / SHRINK
-        os.rename(path + ".part", path)
+        out.flush()
+        processes.wait()
+        if processes.RANK == 0:
+            os.rename(path + ".part", path)
+        processes.wait()
     return np.load(path, mmap_mode="r")
 
 

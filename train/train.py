@@ -1,6 +1,7 @@
 """End-to-end training of the maps: the base's own distribution is the target (KL), through the predicted cache as the run time uses
 it. Begins with the maps of `--maps` and keeps its state in `--out`; where that file is there it goes on from it. Runs for `--minutes`
 or to the end of the schedule. Every step appends a line to `--log`. What `export.py` takes is the running mean of the weights.
+Processes of `torch.distributed.run` share the texts of a step.
 
 Matrices are trained with Muon (README.md has the comparison with Adam). The paper's consistency loss (`--consistency`) needs the true
 keys and values, so the base runs once more for it.
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import processes
 from base import Base
 from cache import BLOCK, SINKS, TAIL, Maps, predicted
 from features import features, frequent, streams
@@ -27,8 +29,9 @@ def parted(n):
 
 
 def log(path, line):
-    with open(path, "a") as file:
-        file.write(json.dumps(line) + "\n")
+    if processes.RANK == 0:
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def divergence(base, maps, head, x, last, start):
@@ -70,6 +73,7 @@ class Trainer:
         self.mean = {k: v.clone() for k, v in (self.maps.state_dict() | state.get("mean", state["maps"])).items()}
 
     def update(self, progress):
+        processes.add(w.grad for w in self.maps.parameters() if w.grad is not None)
         for part, grad in zip(self.parts, self.maps.weight.grad.split(len(self.parts[0]))):
             part.grad = grad
         self.optimizer.step(self.step - self.first, progress)
@@ -80,6 +84,8 @@ class Trainer:
             self.mean[k].mul_(keep).add_(v, alpha=1 - keep)
 
     def save(self, path):
+        if processes.RANK != 0:
+            return
         state = {"depth": self.maps.depth, "own": self.own, "step": self.step, "first": self.first}
         state |= {"maps": self.maps.state_dict(), "mean": self.mean}
         torch.save(state | {"optimizer": self.optimizer.state()}, path + ".part")
@@ -104,6 +110,7 @@ def main():
     args.add_argument("--threads", type=int, default=1)
     args = args.parse_args()
     torch.set_num_threads(args.threads)
+    processes.begin()
     base = Base(args.model)
     tokens = np.load(args.tokens)
     trainer = Trainer(base, torch.load(args.out if os.path.exists(args.out) else args.maps), args.rate, args.own)
@@ -116,31 +123,39 @@ def main():
     def check():
         now = {k: v.clone() for k, v in maps.state_dict().items()}
         maps.load_state_dict(trainer.mean)
-        both = [[v.item() for v in divergence(base, maps, head, *(s[0] for s in streams(data, [i])), 64)] for i in held]
+        both = torch.zeros(2)
+        for i in processes.mine(held):
+            both += torch.stack(divergence(base, maps, head, *(s[0] for s in streams(data, [i])), 64)) / len(held)
+        processes.add([both])
         maps.load_state_dict(now)
-        return {"held": round(float(np.mean(both, 0)[0]), 4), "agreement": round(float(np.mean(both, 0)[1]), 4)}
+        return {"held": round(both[0].item(), 4), "agreement": round(both[1].item(), 4)}
 
     begun = time.time()
     log(args.log, {"step": trainer.step} | check())
-    while trainer.step < args.steps and time.time() - begun < args.minutes * 60:
-        draw, kls = np.random.default_rng(trainer.step), []
-        for i in draw.choice(learnt, args.texts, replace=False):
+    late = torch.zeros(1)  # processes whose time is over, so that all end with the same step
+    while trainer.step < args.steps and not late:
+        draw, kl = np.random.default_rng(trainer.step), torch.zeros(1)
+        texts, starts = draw.choice(learnt, args.texts, replace=False), draw.integers(TAIL, BLOCK + 1, args.texts)
+        for i, start in processes.mine(list(zip(texts, starts))):
             x, last = (s[0] for s in streams(data, [i]))
-            loss, _ = divergence(base, maps, head, x, last, int(draw.integers(TAIL, BLOCK + 1)))
-            kls.append(loss.item())
+            loss, _ = divergence(base, maps, head, x, last, int(start))
+            kl += loss.item() / args.texts
             if args.consistency:
                 width = data.shape[2] - len(base.bos)
                 text = torch.from_numpy(tokens[i * width : (i + 1) * width]).long()
                 loss = loss + args.consistency * distance(base, maps, base.begun(text))
             (loss / args.texts).backward()
         trainer.update((trainer.step - trainer.first) / (args.steps - trainer.first))
-        line = {"step": trainer.step, "kl": round(float(np.mean(kls)), 5), "seconds": round(time.time() - begun, 1)}
+        late.fill_(time.time() - begun >= args.minutes * 60)
+        processes.add([kl, late])
+        line = {"step": trainer.step, "kl": round(kl.item(), 5), "seconds": round(time.time() - begun, 1)}
         if trainer.step % 20 == 0:
             line |= check()
             trainer.save(args.out)
         log(args.log, line)
     trainer.save(args.out)
-    print("step", trainer.step)
+    if processes.RANK == 0:
+        print("step", trainer.step)
 
 
 if __name__ == "__main__":
