@@ -21,13 +21,15 @@ def solve(xx, xy, ridge):
 
 
 def narrowed(xx, w, width):
-    """Factors `[width, in]` and `[out, width]` of the map nearest to `w` on the inputs, of like size."""
+    """Factors `[width, in]` and `[out, width]` of the map nearest to `w` on the inputs. Each takes half of a direction's weight: so what
+    matters little is small between them, and steps of training, which are as long in all directions, disturb it little."""
     mean = xx[:-1, -1] / xx[-1, -1]
     covariance = xx[:-1, :-1] / xx[-1, -1] - mean[:, None] * mean
     lower = torch.linalg.cholesky(covariance + 1e-6 * covariance.diagonal().mean() * torch.eye(len(mean), dtype=torch.float64))
     seen = w.double() @ lower
-    main = torch.linalg.eigh(seen.T @ seen)[1][:, -width:]
-    up, down = torch.linalg.solve_triangular(lower, main.T, upper=False, left=False), seen @ main
+    weight, main = (t[..., -width:] for t in torch.linalg.eigh(seen.T @ seen))
+    half = weight**0.25
+    up, down = half[:, None] * torch.linalg.solve_triangular(lower, main.T, upper=False, left=False), seen @ main / half
     size = (down.square().mean() / up.square().mean()) ** 0.25
     return (up * size).float(), (down / size).float()
 
@@ -36,7 +38,7 @@ def main():
     args = argparse.ArgumentParser(description=__doc__)
     args.add_argument("model")
     args.add_argument("--tokens", default="tokens.npy")
-    args.add_argument("--n", type=int, default=40_000)
+    args.add_argument("--n", type=int, default=160_000)
     args.add_argument("--depths", type=int, nargs="+", default=[4])
     args.add_argument("--width", type=int, default=256)
     args.add_argument("--ridge", type=float, default=1e-3)
@@ -45,13 +47,14 @@ def main():
     args = args.parse_args()
     torch.set_num_threads(2)
     base = Base(args.model)
-    tokens = torch.from_numpy(np.load(args.tokens)).long()
+    # The last ones: the texts that training leaves out stand in front.
+    tokens = torch.from_numpy(np.load(args.tokens)[-args.n :]).long()
     sums = {}
     for d in args.depths:
         width = (base.n_layers - d) * 2 * base.kv_dim
         rows = (d + 1) * base.dim + 1
         sums[d] = (torch.zeros(rows, rows, dtype=torch.float64), torch.zeros(rows, width, dtype=torch.float64))
-    for at in range(0, min(args.n, len(tokens)) - args.length, args.length):
+    for at in range(0, len(tokens) - args.length + 1, args.length):
         _, behind, kvs = base.run(base.begun(tokens[at : at + args.length]), range(max(args.depths) + 1))
         for d, (xx, xy) in sums.items():
             h = [base.rms(behind[i], base.layers[i]["attn_norm"])[4:] for i in range(d + 1)]  # sinks are outliers, and exact at run time

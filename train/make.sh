@@ -9,7 +9,7 @@
 # PYTHON with torch, numpy and gguf; FOREWORD the command.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-PYTHON=${PYTHON:-python3} FOREWORD=${FOREWORD:-foreword} DEPTH=${DEPTH:-3} STEPS=${STEPS:-700} MINUTES=${MINUTES:-600}
+PYTHON=${PYTHON:-python3} FOREWORD=${FOREWORD:-foreword} DEPTH=${DEPTH:-3} STEPS=${STEPS:-540} MINUTES=${MINUTES:-600}
 mkdir -p "$1" && cd "$1"
 
 [ -s prompts.jsonl ] || "$PYTHON" "$here/prompts.py" --n "${PROMPTS:-900}" ${PASSAGES:+--text "$PASSAGES"} > prompts.jsonl
