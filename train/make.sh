@@ -22,7 +22,7 @@ if [ ! -s tokens.npy ]; then
 fi
 [ -s "maps-$DEPTH.pt" ] || "$PYTHON" "$here/fit.py" "$MODEL" --depths "$DEPTH"
 # glibc gives a step's memory back to the system otherwise, and gets it again page by page: steps took four times as long.
-export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=16000000000 MALLOC_TOP_PAD_=500000000 OMP_WAIT_POLICY=passive
+export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=16000000000 MALLOC_TOP_PAD_=500000000 OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
 "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "${PROCESSES:-1}" -- "$here/train.py" "$MODEL" \
     --maps "maps-$DEPTH.pt" --out "trained-$DEPTH.pt" --log "train-$DEPTH.jsonl" --minutes "$MINUTES" --steps "$STEPS"
 "$PYTHON" "$here/export.py" "$MODEL" "trained-$DEPTH.pt" sidecar.gguf
