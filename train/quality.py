@@ -1,11 +1,11 @@
-"""Quality against time, of reports of `foreword eval kv-prediction --json`, as an SVG: nats a token over the share of operations, a
-panel a report. A report is named as TITLE=FILE."""
+"""Quality against time, of reports of `foreword eval kv-prediction --json`, as an SVG: nats a token above the base's (logarithmic)
+over the share of operations, a panel a report. A report is named as TITLE=FILE."""
 import argparse
 import json
+import math
 
 # Name, colour, and whether a way is of this kind; the first that fits counts.
 KINDS = [
-    ("the base", "#777", lambda way: way == "exact"),
     ("closed form", "#e0a458", lambda way: way.startswith("predicted") and "ridge" in way),
     ("trained", "#c2512e", lambda way: way.startswith("predicted")),
     ("pruned: last", "#3b7ea1", lambda way: way.startswith("pruned") and "random" not in way and "attention" not in way),
@@ -21,19 +21,22 @@ def kind(way):
 
 
 def panel(title, rows, left):
-    rows = [r for r in rows if r["nll"] is not None and kind(r["way"]) is not None]
-    low, high = min(r["nll"] for r in rows), max(r["nll"] for r in rows)
-    low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
-    x = lambda share: left + 250 * share
-    y = lambda nll: 240 - 200 * (nll - low) / (high - low)
+    base = next(r["nll"] for r in rows if r["way"] == "exact")
+    rows = [r | {"above": r["nll"] - base} for r in rows if r["nll"] is not None and kind(r["way"]) is not None]
+    ends = [f(math.log10(r["above"]) for r in rows) for f in (min, max)]
+    low, high = ends[0] - 0.1, ends[1] + 0.1
+    right = math.ceil(max(r["operations"] for r in rows) * 10) / 10
+    x = lambda share: left + 250 * share / right
+    y = lambda above: 240 - 200 * (math.log10(above) - low) / (high - low)
     parts = [f'<text x="{left}" y="20" font-weight="600">{title}</text>']
+    for above in (0.01, 0.03, 0.1, 0.3, 1, 3):
+        if low <= math.log10(above) <= high:
+            parts.append(f'<line x1="{left}" x2="{left + 250}" y1="{y(above):.1f}" y2="{y(above):.1f}" stroke="#8884"/>'
+                         f'<text x="{left - 6}" y="{y(above) + 4:.1f}" text-anchor="end">{above}</text>')
     for i in range(5):
-        nll = low + (high - low) * i / 4
-        parts.append(f'<line x1="{left}" x2="{left + 250}" y1="{y(nll):.1f}" y2="{y(nll):.1f}" stroke="#8884"/>'
-                     f'<text x="{left - 6}" y="{y(nll) + 4:.1f}" text-anchor="end">{nll:.2f}</text>'
-                     f'<text x="{x(i / 4):.1f}" y="258" text-anchor="middle">{i / 4:.2f}</text>')
+        parts.append(f'<text x="{x(right * i / 4):.1f}" y="258" text-anchor="middle">{right * i / 4:.2g}</text>')
     for i, (_, colour, _) in enumerate(KINDS):
-        points = sorted({(r["operations"], r["nll"]) for r in rows if kind(r["way"]) == i})
+        points = sorted({(r["operations"], r["above"]) for r in rows if kind(r["way"]) == i})
         parts += [f'<circle cx="{x(s):.1f}" cy="{y(n):.1f}" r="4" fill="{colour}"/>' for s, n in points]
     return "".join(parts)
 
@@ -53,7 +56,7 @@ def main():
     width = 320 * len(args.reports) + 10
     with open(args.out, "w") as out:
         out.write(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} 324" font-family="system-ui" font-size="12" fill="#777">{body}'
-                  '<text x="50" y="276">share of exact operations; nats a token</text></svg>\n')
+                  '<text x="50" y="276">share of exact operations; nats a token above the base</text></svg>\n')
 
 
 if __name__ == "__main__":
