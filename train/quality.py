@@ -22,7 +22,8 @@ def kind(way):
 
 def panel(title, rows, left):
     base = next(r["nll"] for r in rows if r["way"] == "exact")
-    rows = [r | {"above": r["nll"] - base} for r in rows if r["nll"] is not None and kind(r["way"]) is not None]
+    # What is no worse than the base is drawn where a hundredth would be.
+    rows = [r | {"above": max(r["nll"] - base, 0.01)} for r in rows if r["nll"] is not None and kind(r["way"]) is not None]
     ends = [f(math.log10(r["above"]) for r in rows) for f in (min, max)]
     low, high = ends[0] - 0.1, ends[1] + 0.1
     right = math.ceil(max(r["operations"] for r in rows) * 10) / 10
