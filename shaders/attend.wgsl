@@ -13,6 +13,12 @@ struct Params {
     window: u32,
     scale: f32,
     softcap: f32,
+    // Whether a window lies around its token's position.
+    centered: u32,
+    // Whether there are sinks.
+    has_sinks: u32,
+    // Whether there is a gate.
+    has_gate: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -20,6 +26,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read> q: array<f32>;
 @group(0) @binding(4) var<storage, read> cache: array<u32>;
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
+@group(0) @binding(6) var<storage, read> sinks: array<f32>;
+@group(0) @binding(7) var<storage, read> gate: array<f32>;
 
 const NONE: f32 = -3.0e38;
 
@@ -44,12 +52,24 @@ fn span_of(row: u32) -> Span {
     return Span(plan[at], plan[at + 1u], plan[at + 2u], plan[at + 3u]);
 }
 
-fn first_visible(span: Span) -> u32 {
-    let len = span.prefix + span.n_extra;
-    if params.window == 0u || params.window >= len {
+fn first_visible(row: u32, span: Span) -> u32 {
+    if params.window == 0u {
         return 0u;
     }
-    return len - params.window;
+    if params.centered != 0u {
+        let own = plan[step.positions + row];
+        return own - min(own, params.window / 2u);
+    }
+    let len = span.prefix + span.n_extra;
+    return len - min(len, params.window);
+}
+
+// Behind the last position of the table that a token sees.
+fn end_visible(row: u32, span: Span) -> u32 {
+    if params.window == 0u || params.centered == 0u {
+        return span.prefix;
+    }
+    return min(span.prefix, plan[step.positions + row] + params.window / 2u + 1u);
 }
 
 fn softcapped(v: f32) -> f32 {
@@ -79,14 +99,18 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     var end = 0u;
     for (var i = 0u; i < n_tokens; i++) {
         let span = span_of(first + i);
-        start = min(start, first_visible(span));
-        end = max(end, span.prefix);
+        start = min(start, first_visible(first + i, span));
+        end = max(end, end_visible(first + i, span));
     }
     start = start / 64u * 64u;
     var acc: array<vec4<f32>, QUERIES>;
     // Of query t / 8, kept by its eight threads alike; the sum by each for its own share.
     var largest = NONE;
     var sum = 0.0;
+    if params.has_sinks != 0u {
+        largest = sinks[id.x * group + t / 8u % group];
+        sum = select(0.0, 1.0, t % 8u == 0u);
+    }
     // Values: this thread's quad of dimensions, and its share of the positions.
     let slices = 64u / quads;
     let my_quad = t % quads;
@@ -126,8 +150,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
                 let owner = min(i / group, n_tokens - 1u);
                 let span = span_of(first + owner);
                 let position = select(own.prefix + extra, round_start, in_table) + t;
-                var visible = position >= first_visible(span);
-                visible = visible && select(owner == token, position < span.prefix, in_table);
+                var visible = position >= first_visible(first + owner, span);
+                visible = visible && select(owner == token, position < end_visible(first + owner, span), in_table);
                 scores[i * 64u + t] = select(NONE, softcapped(dots[i]), visible);
             }
         } else {
@@ -204,8 +228,15 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
         for (var j = 0u; j < 8u; j++) {
             all += partial[query * 8u + j];
         }
-        let value = queries[i] / all;
-        let at = (first + query / group) * params.stride + (id.x * group + query % group) * params.dim + i % quads * 4u;
+        var value = queries[i] / all;
+        let row = first + query / group;
+        let column = (id.x * group + query % group) * params.dim + i % quads * 4u;
+        if params.has_gate != 0u {
+            let g = row * params.n_heads * params.dim + column;
+            let z = -vec4<f32>(gate[g], gate[g + 1u], gate[g + 2u], gate[g + 3u]);
+            value /= 1.0 + exp(min(z, vec4<f32>(87.0)));
+        }
+        let at = row * params.stride + column;
         out[at] = value.x;
         out[at + 1u] = value.y;
         out[at + 2u] = value.z;

@@ -20,6 +20,9 @@ struct Params {
     groups: u32,
     // 1: rows are those of the plan's outputs.
     outputs: u32,
+    // The first row, and behind the last one, where rows are a run of the plan's; else 0.
+    first: u32,
+    end: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -32,8 +35,29 @@ struct Params {
 @group(0) @binding(8) var<storage, read> bias1: array<f32>;
 @group(0) @binding(9) var<storage, read> bias2: array<f32>;
 
-fn n_tokens() -> u32 {
-    return select(step.n, step.n_outputs, params.outputs == 1u);
+// Behind the last row.
+fn end_of_tokens() -> u32 {
+    return select(select(step.n, step.n_outputs, params.outputs == 1u), params.end, params.end > 0u);
+}
+
+// The first row of a tile.
+fn first_of(y: u32, tokens: u32) -> u32 {
+    return params.first + y * tokens;
+}
+
+// The row of `x` that a token has.
+fn input_of(token: u32) -> u32 {
+    return token;
+}
+
+// Groups of a panel that are to be summed, and where it starts in `w`.
+fn groups_of(panel: u32) -> u32 {
+    return params.groups;
+}
+
+fn start_of_panel(panel: u32) -> u32 {
+    let product = product_of(panel);
+    return params.products[product].at + panel_in(product, panel) * params.groups * GROUP;
 }
 
 // The product that a panel belongs to.
@@ -52,10 +76,10 @@ fn panel_in(product: u32, panel: u32) -> u32 {
 // Stores the result for one row of a weight and one token.
 fn finish(product: u32, token: u32, row: u32, sum: f32) {
     let p = params.products[product];
-    if row >= p.n_rows || token >= n_tokens() {
+    if row >= p.n_rows || token >= end_of_tokens() {
         return;
     }
-    var y = sum * p.scale;
+    var y = sum;
     let column = p.first + row;
     if (p.flags & 1u) != 0u {
         switch product {
@@ -64,6 +88,7 @@ fn finish(product: u32, token: u32, row: u32, sum: f32) {
             default: { y += bias2[column]; }
         }
     }
+    y *= p.scale;
     if p.softcap != 0.0 {
         y = p.softcap * tanh(clamp(y / p.softcap, -15.0, 15.0));
     }

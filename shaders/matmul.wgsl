@@ -6,8 +6,8 @@ var<workgroup> xs: array<Real4, 8u * TOKENS>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t: u32) {
-    let n = n_tokens();
-    let first = id.y * TOKENS;
+    let end = end_of_tokens();
+    let first = params.first + id.y * TOKENS;
     // A tile is four panels, which may belong to different products.
     let panel = id.x * 4u + t / 16u;
     let product = product_of(panel);
@@ -29,7 +29,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
             unpack_half(raw, 1u, gain, t);
         }
         for (var i = t; i < 8u * TOKENS; i += 64u) {
-            let token = min(first + i / 8u, n - 1u);
+            let token = min(first + i / 8u, end - 1u);
             xs[i % 8u * TOKENS + i / 8u] = Real4(x[(token * params.groups + g) * 8u + i % 8u] * token_gain(i / 8u));
         }
         workgroupBarrier();

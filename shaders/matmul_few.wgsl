@@ -7,19 +7,26 @@ var<workgroup> sums: array<f32, SLICES * 16u * TOKENS>;
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let product = product_of(id.x);
-    let panel = params.products[product].at + panel_in(product, id.x) * params.groups * GROUP;
-    let first = id.y * TOKENS;
+    let first = first_of(id.y, TOKENS);
+    let panel = start_of_panel(id.x);
+    let end = groups_of(id.x);
+    // Tokens behind the last one repeat it and are not stored.
+    let last = end_of_tokens() - 1u;
+    var rows: array<u32, TOKENS>;
+    for (var i = 0u; i < TOKENS; i++) {
+        rows[i] = input_of(min(first + i, last)) * params.groups;
+    }
     let r = t % 4u;
     let slice = t / 4u;
     var acc: array<vec4<f32>, TOKENS>;
-    for (var g = slice; g < params.groups; g += SLICES) {
+    for (var g = slice; g < end; g += SLICES) {
         let at = panel + g * GROUP;
         let a = load(at, r);
         let b = load(at, r + 4u);
         let c = load(at, r + 8u);
         let d = load(at, r + 12u);
-        add_half(&acc, a, b, c, d, 0u, first, g);
-        add_half(&acc, a, b, c, d, 1u, first, g);
+        add_half(&acc, a, b, c, d, 0u, &rows, g);
+        add_half(&acc, a, b, c, d, 1u, &rows, g);
     }
     for (var i = 0u; i < TOKENS; i++) {
         let at = (slice * TOKENS + i) * 16u + r;
@@ -39,7 +46,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
 }
 
 // Adds 16 columns of four rows for every token. Called once for each half, not in a loop: the shifts become constants.
-fn add_half(acc: ptr<function, array<vec4<f32>, TOKENS>>, a: Raw, b: Raw, c: Raw, d: Raw, h: u32, first: u32, g: u32) {
+fn add_half(acc: ptr<function, array<vec4<f32>, TOKENS>>, a: Raw, b: Raw, c: Raw, d: Raw, h: u32,
+    rows: ptr<function, array<u32, TOKENS>>, g: u32) {
     let ma = codes(a, h);
     let mb = codes(b, h);
     let mc = codes(c, h);
@@ -48,10 +56,8 @@ fn add_half(acc: ptr<function, array<vec4<f32>, TOKENS>>, a: Raw, b: Raw, c: Raw
     let sb = scales(b, h);
     let sc = scales(c, h);
     let sd = scales(d, h);
-    let last = n_tokens() - 1u;
     for (var i = 0u; i < TOKENS; i++) {
-        // Tokens behind the last one repeat it and are not stored.
-        let at = (min(first + i, last) * params.groups + g) * 8u + h * 4u;
+        let at = ((*rows)[i] + g) * 8u + h * 4u;
         let x0 = x[at];
         let x1 = x[at + 1u];
         let x2 = x[at + 2u];

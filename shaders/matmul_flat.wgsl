@@ -12,8 +12,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let inside = panel_in(product, panel);
     var at = params.products[product].at + inside * params.groups * GROUP;
     // Tokens behind the last one repeat it and are not stored.
-    let first = id.y * 4u;
-    var from_x = min(vec4<u32>(first, first + 1u, first + 2u, first + 3u), vec4<u32>(n_tokens() - 1u)) * params.groups * 8u;
+    let first = params.first + id.y * 4u;
+    var from_x = min(vec4<u32>(first, first + 1u, first + 2u, first + 3u), vec4<u32>(end_of_tokens() - 1u)) * params.groups * 8u;
     // Four tokens of row r + 2 i.
     var y0 = vec4<f32>(); var y1 = vec4<f32>(); var y2 = vec4<f32>(); var y3 = vec4<f32>();
     var y4 = vec4<f32>(); var y5 = vec4<f32>(); var y6 = vec4<f32>(); var y7 = vec4<f32>();

@@ -9,6 +9,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         return;
     }
     let r = id.x % 4u;
+    let token = params.first + id.y;
     var a = start_of(first);
     var b = start_of(first + 1u);
     var c = start_of(first + 2u);
@@ -17,7 +18,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     var sum_b = vec4<f32>();
     var sum_c = vec4<f32>();
     var sum_d = vec4<f32>();
-    var from_x = id.y * params.groups * 8u;
+    var from_x = token * params.groups * 8u;
     for (var g = 0u; g < params.groups; g++) {
         let low = mat4x4<f32>(x[from_x], x[from_x + 1u], x[from_x + 2u], x[from_x + 3u]);
         let high = mat4x4<f32>(x[from_x + 4u], x[from_x + 5u], x[from_x + 6u], x[from_x + 7u]);
@@ -32,10 +33,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         d += GROUP;
         from_x += 8u;
     }
-    finish_four(first, id.y, r, sum_a);
-    finish_four(first + 1u, id.y, r, sum_b);
-    finish_four(first + 2u, id.y, r, sum_c);
-    finish_four(first + 3u, id.y, r, sum_d);
+    finish_four(first, token, r, sum_a);
+    finish_four(first + 1u, token, r, sum_b);
+    finish_four(first + 2u, token, r, sum_c);
+    finish_four(first + 3u, token, r, sum_d);
 }
 
 // Where a panel lies; behind the last one that one again.

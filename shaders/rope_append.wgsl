@@ -6,9 +6,13 @@ struct Params {
     dim: u32,
     // Pairs that are rotated.
     half: u32,
-    // 1: neighbours are pairs, 2: norm of queries, 4: norm of keys, 8: no queries.
+    // 1: neighbours are pairs, 2: norm of queries, 4: norm of keys, 8: no queries, 16: norms behind the rotation.
+    // 32: norm of values, without weights.
     flags: u32,
     eps: f32,
+    // Queries grow by 1 + temperature * ln(1 + position / length).
+    temperature: f32,
+    length: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -45,16 +49,23 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
         }
     }
     workgroupBarrier();
-    if !is_value && (params.flags & select(4u, 2u, is_query)) != 0u {
-        normalise(dim, is_query, t);
+    let has_norm = (params.flags & select(select(4u, 32u, is_value), 2u, is_query)) != 0u;
+    let is_last = (params.flags & 16u) != 0u;
+    if has_norm && !is_last {
+        normalise(dim, is_query, is_value, t);
     }
     if !is_value {
         rotate(row, t);
         workgroupBarrier();
     }
+    if has_norm && is_last {
+        normalise(dim, is_query, is_value, t);
+    }
     if is_query {
+        let steps = plan[step.positions + row] / params.length;
+        let growth = 1.0 + params.temperature * log(f32(1u + steps));
         for (var i = t; i < dim; i += THREADS) {
-            q[source + i] = head[i];
+            q[source + i] = head[i] * growth;
         }
         return;
     }
@@ -65,14 +76,18 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     }
 }
 
-fn normalise(dim: u32, is_query: bool, t: u32) {
+fn normalise(dim: u32, is_query: bool, is_value: bool, t: u32) {
     var squares = 0.0;
     for (var i = t; i < dim; i += THREADS) {
         squares += head[i] * head[i];
     }
     let scale = 1.0 / sqrt(total(squares, t) / f32(dim) + params.eps);
     for (var i = t; i < dim; i += THREADS) {
-        head[i] *= scale * select(k_norm[i], q_norm[i], is_query);
+        var weight = 1.0;
+        if !is_value {
+            weight = select(k_norm[i], q_norm[i], is_query);
+        }
+        head[i] *= scale * weight;
     }
     workgroupBarrier();
 }

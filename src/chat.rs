@@ -6,22 +6,27 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod answer;
 mod date;
+mod environment;
+mod filters;
+mod forms;
 mod json;
 mod message;
+mod python;
+mod source;
 
+pub(crate) use answer::inline_schema;
+pub use answer::{AnswerReader, CallRules, Marked, Part as AnswerPart};
 pub use message::{Content, Message, Part};
 
 use crate::error::{Error, Result};
 use crate::gguf::Metadata;
 use crate::tokenizer::Tokenizer;
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value};
+use environment::Raised;
+use forms::{Forms, Probes};
+use minijinja::value::{Serde, Value};
 use minijinja::{Environment, ErrorKind};
-use std::fmt;
-
-/// Instructions, and units of 64 bytes, that one prompt may cost: 256 MiB of text, far above any context.
-const FUEL: u64 = 1 << 22;
 
 const DEFAULT: &str = "chat_template";
 const TOOL_USE: &str = "tool_use";
@@ -33,16 +38,7 @@ pub struct ChatTemplate {
     bos: String,
     eos: String,
     has_tool_use: bool,
-    wants: Wants,
-}
-
-/// What a template expects of values that come in two forms.
-#[derive(Clone, Copy)]
-struct Wants {
-    /// It writes the arguments of a tool call as JSON itself, so it wants an object and not a string.
-    object_arguments: bool,
-    /// It tells an assistant's message without content from an empty one.
-    no_content: bool,
+    probes: Probes,
 }
 
 /// What [`ChatTemplate::render_with`] may be told beside the messages.
@@ -85,12 +81,12 @@ impl ChatTemplate {
     /// [`crate::Kind::BadFile`] when it does not parse, with the line.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self> {
         let mut template = ChatTemplate {
-            env: environment()?,
+            env: environment::new()?,
             source: source.to_owned(),
             bos: bos.to_owned(),
             eos: eos.to_owned(),
             has_tool_use: false,
-            wants: Wants::new(source),
+            probes: Probes::default(),
         };
         template.add(DEFAULT, source)?;
         Ok(template)
@@ -120,32 +116,103 @@ impl ChatTemplate {
         self.render_with(messages, &RenderOptions { tools, add_generation_prompt, variables: None })
     }
 
-    /// The prompt of a conversation. Where a template refuses a system message (Gemma 2), its text goes in front of the
-    /// first user message.
+    /// The prompt of a conversation. Where a template refuses a system message (Gemma 2) or passes over it, its text goes
+    /// in front of the first user message. What has several forms (content, arguments of calls) is given in the form that
+    /// the template reads.
     ///
     /// # Errors
-    /// [`crate::Kind::InvalidRequest`] when the template refuses the messages or knows no tools, or when a message holds
-    /// something other than text; [`crate::Kind::BadFile`] when the template itself fails.
+    /// [`crate::Kind::InvalidRequest`] when the template refuses the messages, knows no tools or leaves out what the user
+    /// says last, or when a message holds something other than text; [`crate::Kind::BadFile`] when the template itself
+    /// fails.
     pub fn render_with(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
         let tools = options.tools.filter(|tools| !tools.as_array().is_some_and(Vec::is_empty));
-        let options = &RenderOptions { tools, ..*options };
-        if tools.is_some() && !self.has_tool_use && !self.source.contains("tools") {
+        if let Some(tools) = tools.filter(|_| !self.has_tool_use && !self.knows_tools()) {
+            if self.reads_tools_of_system() {
+                let messages = message::with_tools(messages, tools);
+                return self.render_with(&messages, &RenderOptions { tools: None, ..*options });
+            }
             return Err(Error::invalid_request(
                 "this model's chat template knows no tools; leave tools out, or take a model that was trained with them",
             ));
         }
-        let refused = match self.try_render(messages, options) {
+        let mut variables = options.variables.cloned();
+        if let Some(variables) = &mut variables
+            && let Some((name, value)) = self.switched(variables)
+        {
+            variables.insert(name.to_owned(), value);
+        }
+        let options = &RenderOptions { tools, variables: variables.as_ref(), ..*options };
+        let refused = match self.try_forms(messages, options) {
             Err(error) if error.kind() == crate::Kind::InvalidRequest => error,
+            Ok(_) if self.drops_system() && messages.first().is_some_and(Message::is_system) => Error::invalid_request(
+                "the model's chat template passes over the system message, and there is no user message to put it in",
+            ),
             done => return done,
         };
         match message::merge_system(messages) {
-            Some(merged) => self.try_render(&merged, options).map_err(|_| refused),
+            Some(merged) => self.try_forms(&merged, options).map_err(|_| refused),
             None => Err(refused),
         }
     }
 
-    fn try_render(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
-        let messages: Vec<Value> = messages.iter().map(|m| m.to_value(self.wants)).collect::<Result<_>>()?;
+    /// The prompt of a conversation whose last message, the assistant's, is to be gone on with: it ends where that message does.
+    ///
+    /// # Errors
+    /// [`crate::Kind::InvalidRequest`] when the last message is not the assistant's, or is left out; see also
+    /// [`ChatTemplate::render_with`].
+    pub fn render_continued(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
+        let Some((last, before)) = messages.split_last().filter(|(last, _)| last.role == "assistant") else {
+            return Err(Error::invalid_request("only a message of the assistant can be gone on with, as the last one"));
+        };
+        let mut marked = before.to_vec();
+        let content = Content::Text(last.content.text()? + forms::MARKER);
+        marked.push(Message { content, ..last.clone() });
+        let mut prompt = self.render_with(&marked, &RenderOptions { add_generation_prompt: false, ..*options })?;
+        let end = prompt.rfind(forms::MARKER).ok_or_else(|| {
+            Error::invalid_request("the model's chat template leaves out the message that is to be gone on with")
+        })?;
+        prompt.truncate(end);
+        Ok(prompt)
+    }
+
+    /// The first of the forms in which the template takes the messages and keeps what the user says last; when there is
+    /// none, what was wrong with the first.
+    fn try_forms(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
+        let mut first_error = None;
+        for forms in self.forms_of(messages) {
+            let error = match self.fill(messages, options, forms) {
+                Ok(prompt) if self.loses_user(messages, options, forms, &prompt) => Error::invalid_request(
+                    "the model's chat template leaves out the last message of the user; use --raw, or another template",
+                ),
+                Ok(prompt) => return Ok(prompt),
+                Err(error) => error,
+            };
+            first_error.get_or_insert(error);
+        }
+        Err(first_error.unwrap_or_else(|| Error::invalid_request("there is no form to give the messages in")))
+    }
+
+    /// Whether the text of the last message, if it is the user's, gets lost: neither it nor other words in its place are in
+    /// the prompt. Templates may edit a text (trim it, take out "/think"), so its words alone would not tell. One that shows
+    /// no user's words at all is not asked for them: its prompt is fixed.
+    fn loses_user(&self, messages: &[Message], options: &RenderOptions, forms: Forms, prompt: &str) -> bool {
+        let Some((message, before)) = messages.split_last().filter(|(last, _)| last.role == "user") else {
+            return false;
+        };
+        let text = message.content.text().unwrap_or_default();
+        let text = text.trim();
+        // A short text may be in the prompt by chance.
+        if text.is_empty() || (text.len() > 12 && prompt.contains(text)) || !self.shows_users() {
+            return false;
+        }
+        let mut marked = before.to_vec();
+        marked.push(Message { content: Content::Text(forms::MARKER.into()), ..message.clone() });
+        self.fill(&marked, options, forms).is_ok_and(|prompt| !forms::shows(&prompt, forms::MARKER))
+    }
+
+    /// The prompt of the messages in these forms.
+    fn fill(&self, messages: &[Message], options: &RenderOptions, forms: Forms) -> Result<String> {
+        let messages: Vec<Value> = messages.iter().map(|m| m.to_value(forms)).collect::<Result<_>>()?;
         let mut context: Vec<(String, Value)> = vec![
             ("messages".into(), Value::from(messages)),
             ("tools".into(), options.tools.map_or(Value::from(()), |tools| Value::from(Serde(tools)))),
@@ -159,49 +226,16 @@ impl ChatTemplate {
         }
         let name = if options.tools.is_some() && self.has_tool_use { TOOL_USE } else { DEFAULT };
         let template = self.env.get_template(name).map_err(failed)?;
-        template.render(Value::from_pairs(context)).map_err(failed)
+        environment::on_a_deep_stack(|| template.render(Value::from_pairs(context))).map_err(failed)
     }
 
     fn add(&mut self, name: &'static str, source: &str) -> Result<()> {
-        self.env.add_template_owned(name, without_generation_tags(source)).map_err(|e| {
+        let source = source::prepare(source);
+        environment::on_a_deep_stack(|| self.env.add_template_owned(name, source)).map_err(|e| {
             Error::bad_file(format!("the model's chat template does not parse: {}", describe(&e))).caused_by(e)
         })
     }
 }
-
-/// An environment that behaves as that of transformers.
-fn environment() -> Result<Environment<'static>> {
-    let mut env = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    env.set_syntax(syntax.map_err(|e| Error::unsupported(format!("template syntax: {e}")))?);
-    env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    env.set_fuel(Some(FUEL));
-    env.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
-    });
-    env.add_filter("tojson", |value: &Value, args: Kwargs| -> Result<Value, minijinja::Error> {
-        let indent: Option<usize> = args.get("indent")?;
-        let ascii: Option<bool> = args.get("ensure_ascii")?;
-        let _: Option<Value> = args.get("separators")?;
-        let _: Option<Value> = args.get("sort_keys")?;
-        args.assert_all_used()?;
-        json::to_json(value, indent, ascii.unwrap_or(false)).map(Value::from)
-    });
-    Ok(env)
-}
-
-/// The template called `raise_exception`.
-#[derive(Debug)]
-struct Raised(String);
-
-impl fmt::Display for Raised {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Raised {}
 
 fn describe(e: &minijinja::Error) -> String {
     let what = e.detail().map_or_else(|| e.kind().to_string(), |detail| format!("{}: {detail}", e.kind()));
@@ -226,62 +260,4 @@ fn failed(e: minijinja::Error) -> Error {
         _ => format!("the model's chat template fails: {}", describe(&e)),
     };
     Error::bad_file(format!("{text}; use --raw, or another template")).caused_by(e)
-}
-
-impl Wants {
-    fn new(source: &str) -> Self {
-        let dense = source.chars().filter(|c| !c.is_whitespace()).map(|c| if c == '"' { '\'' } else { c });
-        // `message['content']` and `message.content` alike.
-        let dense = dense.collect::<String>().replace("']", "");
-        let any = |signs: &[&str]| signs.iter().any(|sign| dense.contains(sign));
-        Wants {
-            object_arguments: any(&[
-                "arguments|tojson",
-                "arguments|items",
-                "arguments.items()",
-                "argumentsismapping",
-                "argumentsisstring",
-                "function|tojson",
-                "tool_call|tojson",
-                "tool_calls|tojson",
-            ]),
-            no_content: any(&["contentisnone", "contentisnotnone"]),
-        }
-    }
-}
-
-/// `{% generation %}` marks for training what the assistant said; here it is a block that changes nothing.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some((before, tag)) = rest.split_once("{%") {
-        out.push_str(before);
-        out.push_str("{%");
-        let Some((body, after)) = tag.split_once("%}") else {
-            rest = tag;
-            continue;
-        };
-        let sign = |c: &char| matches!(c, '-' | '+');
-        let (open, close) = (body.chars().next().filter(sign), body.chars().next_back().filter(sign));
-        let replacement = match body.trim_matches(|c: char| c.is_whitespace() || sign(&c)) {
-            "generation" => Some("if true"),
-            "endgeneration" => Some("endif"),
-            _ => None,
-        };
-        match replacement {
-            Some(word) => {
-                out.extend(open);
-                out.push(' ');
-                out.push_str(word);
-                out.push(' ');
-                out.extend(close);
-                out.push_str("%}");
-                rest = after;
-            }
-            // Only the opening is skipped: a string in a tag may hold the end mark.
-            None => rest = tag,
-        }
-    }
-    out.push_str(rest);
-    out
 }

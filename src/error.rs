@@ -5,6 +5,7 @@
 //! status and exit code.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// `std::result::Result` with Foreword's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -31,6 +32,8 @@ pub enum Kind {
     DeviceLost,
     /// The GPU refused a command: a fault of Foreword's or of the driver's. The device is there, but not to be trusted.
     DeviceFault,
+    /// As many requests are under way as may be; a later one is taken.
+    Busy,
     /// The caller cancelled.
     Cancelled,
 }
@@ -48,7 +51,7 @@ pub struct KindRow {
 
 impl Kind {
     /// Every kind, in the order of the enum.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::BadFile,
         Kind::Unsupported,
         Kind::Download,
@@ -58,6 +61,7 @@ impl Kind {
         Kind::OutOfMemory,
         Kind::DeviceLost,
         Kind::DeviceFault,
+        Kind::Busy,
         Kind::Cancelled,
     ];
 
@@ -69,34 +73,38 @@ impl Kind {
             Kind::Download => ("download_failed", 502, 5),
             Kind::Storage => ("storage_failed", 507, 6),
             Kind::InvalidRequest => ("invalid_request", 400, 2),
-            Kind::PromptTooLong => ("prompt_too_long", 400, 7),
+            Kind::PromptTooLong => ("context_length_exceeded", 400, 7),
             Kind::OutOfMemory => ("out_of_memory", 507, 8),
             Kind::DeviceLost => ("device_lost", 503, 9),
             Kind::DeviceFault => ("device_fault", 500, 10),
+            Kind::Busy => ("busy", 503, 11),
             Kind::Cancelled => ("cancelled", 499, 130),
         };
         KindRow { code, http, exit }
     }
 }
 
-/// Something went wrong; see [`Error::kind`] and the message.
+/// Something went wrong; see [`Error::kind`] and the message. A clone shares the cause.
+#[derive(Clone)]
 pub struct Error(Box<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     kind: Kind,
     message: String,
-    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+    field: Option<String>,
+    cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error of `kind` whose message says what was wrong, where, and what to do.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Error(Box::new(Inner { kind, message: message.into(), cause: None }))
+        Error(Box::new(Inner { kind, message: message.into(), field: None, cause: None }))
     }
 
     /// Attaches the error that led to this one.
     pub fn caused_by(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.0.cause = Some(cause.into());
+        self.0.cause = Some(cause.into().into());
         self
     }
 
@@ -104,6 +112,17 @@ impl Error {
     pub fn at(mut self, context: impl fmt::Display) -> Self {
         self.0.message = format!("{context}: {}", self.0.message);
         self
+    }
+
+    /// Names the field of a request that is wrong, as `messages[2].content`; the message should name it, too.
+    pub fn in_field(mut self, field: impl Into<String>) -> Self {
+        self.0.field = Some(field.into());
+        self
+    }
+
+    /// The field of a request that is wrong: `param` in error bodies.
+    pub fn param(&self) -> Option<&str> {
+        self.0.field.as_deref()
     }
 
     /// What sort of error this is.
@@ -157,4 +176,17 @@ constructors! {
     device_lost => DeviceLost,
     device_fault => DeviceFault,
     cancelled => Cancelled,
+}
+
+/// `vec.resize(len, value)`, which would abort where memory cannot be had. `what` names that memory.
+///
+/// # Errors
+/// [`Kind::OutOfMemory`]; nothing has changed then.
+pub(crate) fn resize<T: Clone>(vec: &mut Vec<T>, len: usize, value: T, what: &str) -> Result<()> {
+    vec.try_reserve(len.saturating_sub(vec.len())).map_err(|e| {
+        let bytes = len.saturating_mul(size_of::<T>());
+        Error::out_of_memory(format!("no memory for {what} of {bytes} bytes; use a shorter context")).caused_by(e)
+    })?;
+    vec.resize(len, value);
+    Ok(())
 }

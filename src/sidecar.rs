@@ -55,6 +55,9 @@ pub struct Fingerprint {
     pub norms: u64,
     /// Sum of the FNV-1a hashes of `name:type` of every tensor.
     pub tensors: u64,
+    /// Sum of the FNV-1a hashes of name and first bytes of every matrix: tells a model from one that was trained on from it. A
+    /// sidecar's header does not say it.
+    pub weights: u64,
 }
 
 impl Fingerprint {
@@ -65,6 +68,12 @@ impl Fingerprint {
         }
     }
 
+    /// Adds the beginning of a matrix.
+    pub(crate) fn add_matrix(&mut self, name: &str, bytes: &[u8]) {
+        let start = &bytes[..bytes.len().min(1024)];
+        self.weights = self.weights.wrapping_add(fnv1a(start, fnv1a(name.as_bytes(), OFFSET)));
+    }
+
     /// Sets what follows from the header.
     pub fn set_types(&mut self, gguf: &Gguf) {
         let hashes = gguf.tensors.iter().map(|t| fnv1a(format!("{}:{}", t.name, t.ty.id()).as_bytes(), OFFSET));
@@ -73,10 +82,11 @@ impl Fingerprint {
 }
 
 /// FNV-1a's offset basis and prime, 64 bits.
-const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+pub(crate) const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const PRIME: u64 = 0x0000_0100_0000_01b3;
 
-fn fnv1a(bytes: &[u8], start: u64) -> u64 {
+/// The hash of `bytes` behind what `start` is the hash of.
+pub(crate) fn fnv1a(bytes: &[u8], start: u64) -> u64 {
     bytes.iter().fold(start, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
 }
 
@@ -128,6 +138,7 @@ impl Sidecar {
         let base = Fingerprint {
             norms: hash("foreword-sidecar.base.norms")?,
             tensors: hash("foreword-sidecar.base.tensors")?,
+            weights: 0,
         };
         Ok(Sidecar { trunk, own, drafts, draft_tokens, accepts, base })
     }
@@ -151,4 +162,26 @@ fn token_ids(values: &[i64]) -> Result<Vec<u32>> {
     let ids: Option<Vec<u32>> = values.iter().map(|&v| u32::try_from(v).ok()).collect();
     ids.filter(|ids| !ids.is_empty() && ids.is_sorted_by(|a, b| a < b))
         .ok_or_else(|| Error::bad_file("foreword-sidecar.draft_tokens are no ascending token ids"))
+}
+
+/// What an acceptance head adds to the product of its weights with the stream; see the module text.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Acceptance {
+    /// Added always.
+    pub(crate) constant: f32,
+    /// Factor on the log-odds of the drafter's most probable token.
+    pub(crate) confidence: f32,
+}
+
+impl Acceptance {
+    /// Probability that a drafter's most probable token is accepted; `row` has the draft's logits and the product behind them.
+    /// What the drafter thinks of its guess is taken from these logits, whatever the request's settings.
+    pub(crate) fn probability(self, row: &[f32]) -> f64 {
+        let Some((&product, logits)) = row.split_last() else { return 0.0 };
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|&l| f64::from(l - largest).exp()).sum();
+        let p = (1.0 / sum).clamp(1e-4, 1.0 - 1e-4);
+        let odds = f64::from(product + self.constant) + f64::from(self.confidence) * (p / (1.0 - p)).ln();
+        1.0 / (1.0 + (-odds).exp())
+    }
 }

@@ -1,4 +1,4 @@
-//! A decode step allocates nothing. A program without the test harness, whose own thread allocates beside a test's.
+//! A decode step allocates nothing, and models that are dropped leave nothing behind. A program without the test harness, whose own thread allocates beside a test's.
 #![allow(unsafe_code, reason = "a counting allocator")]
 
 mod common;
@@ -16,15 +16,19 @@ use std::task::{Context, Poll, Waker};
 struct Counting;
 
 static COUNT: AtomicUsize = AtomicUsize::new(0);
+/// Bytes that were not given back.
+static LIVE: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: passes everything on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.fetch_add(1, Ordering::Relaxed);
+        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.dealloc(ptr, layout) }
     }
@@ -56,8 +60,13 @@ fn allocations(model: &mut Model) -> usize {
 }
 
 fn main() {
-    let options =
-        ModelOptions { context_length: Some(128), cache_type: CacheType::F16, cache_tokens: None, max_batch: 16 };
+    let options = ModelOptions {
+        context_length: Some(128),
+        cache_type: CacheType::F16,
+        cache_tokens: None,
+        max_batch: 16,
+        kv_memory: None,
+    };
     let mut model = load(&data("models/gemma3.gguf"), &options, Cpu::new(2));
     // Time for the helper thread to start, which allocates.
     std::thread::sleep(std::time::Duration::from_millis(200));
@@ -66,4 +75,12 @@ fn main() {
     let allocating = counts.iter().filter(|&&n| n > 0).count();
     assert!(allocating <= 1, "{counts:?} allocations in 20 decode steps each");
     println!("a decode step allocates nothing: ok");
+    // One thread: others end when they like.
+    let live = || {
+        drop(load(&data("models/gemma3.gguf"), &options, Cpu::new(1)));
+        LIVE.load(Ordering::Relaxed)
+    };
+    let first = live();
+    assert!((0..100).all(|_| live() == first), "{first} bytes are left of one model, another number of more");
+    println!("a hundred models leave nothing behind: ok");
 }

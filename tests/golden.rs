@@ -1,16 +1,20 @@
 //! Log-probabilities of llama.cpp along its greedy answers (`tests/data/README.md`).
 
 mod common;
+// It needs nothing else of the command line.
+#[path = "../native/src/windows.rs"]
+mod windows;
 
 use common::{GEMMA3, SMOLLM2, exact_options, json_lines, load, log_softmax, model_path, open};
 use foreword::backend::cpu::Cpu;
 use foreword::batch::Batch;
 use foreword::gguf::source::{BytesSource, Source};
-use foreword::model::{Model, ModelOptions, perplexity};
+use foreword::model::{Model, ModelOptions};
 use foreword::quant::{TensorType, decode};
 use foreword::tokenizer::Tokenizer;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
+use windows::{Perplexity, measure, windows};
 
 /// How far a model is from a reference, in natural log-probability.
 #[derive(Debug)]
@@ -89,9 +93,9 @@ fn float_model(file: &str, options: &ModelOptions) -> Model {
         tensor.n_bytes = values.len() as u64 * 4;
         floats.extend(values.iter().flat_map(|v| v.to_le_bytes()));
     }
-    let mut sources: Vec<Box<dyn Source>> = vec![Box::new(BytesSource(floats))];
+    let sources: Vec<Box<dyn Source>> = vec![Box::new(BytesSource(floats))];
     let cpu = Box::new(Cpu::new(2));
-    pollster::block_on(Model::load(&gguf, &mut sources, cpu, options, &mut |_| {})).expect("a sound model")
+    pollster::block_on(Model::load(&gguf, sources, cpu, options, &mut |_| {})).expect("a sound model")
 }
 
 #[test]
@@ -113,13 +117,20 @@ fn some_text(file: &str) -> Vec<u32> {
     tokenizer.encode(&text, false)
 }
 
-/// Eight windows of the forty that `tests/data/README.md` gives; `foreword perplexity` does them all.
+/// Over two windows.
+fn perplexity(model: &mut Model, tokens: &[u32], bos: Option<u32>, context: usize) -> Perplexity {
+    let two = windows(tokens, context, 2, model.context_length()).expect("a text of two windows");
+    let (mut row, mut progress) = (|_: &[f32]| Ok(()), || {});
+    let measured = measure(model, two.chunks_exact(context), bos, &mut row, &mut progress);
+    pollster::block_on(measured).expect("a perplexity")
+}
+
+/// Two windows of the forty that `tests/data/README.md` gives; `foreword perplexity` does them all.
 #[test]
 fn perplexity_runs_and_is_that_of_the_windows() {
     let tokens = some_text(SMOLLM2);
     let mut model = load(&model_path(SMOLLM2), &exact_options(256), Cpu::new(2));
-    let measured =
-        pollster::block_on(perplexity(&mut model, &tokens, None, (128, 2), &mut |_, _| {})).expect("a perplexity");
+    let measured = perplexity(&mut model, &tokens, None, 128);
     // The same by hand: logits of each window read at once.
     let (mut sum, mut n) = (0.0, 0);
     for window in tokens.chunks(128).take(2) {
@@ -197,8 +208,7 @@ mod webgpu {
     fn mean(mut model: Model, file: &str) -> f64 {
         let bos = (file == GEMMA3).then_some(2);
         let tokens = some_text(file);
-        let measured = pollster::block_on(perplexity(&mut model, &tokens, bos, (96, 2), &mut |_, _| {}));
-        -measured.expect("a perplexity").perplexity.ln()
+        -perplexity(&mut model, &tokens, bos, 96).perplexity.ln()
     }
 
     /// The float reference tells apart what the CPU's 8-bit activations would hide.

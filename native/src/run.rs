@@ -1,9 +1,10 @@
 //! `foreword run`: one prompt, one answer.
 
 use crate::args::RunArgs;
-use crate::{load, term};
+use crate::{load, saved, term};
 use foreword::chat::Message;
-use foreword::engine::{Done, Engine, Event, Request, TokenEvent};
+use foreword::engine::{Done, Engine, Event, FinishReason, Request, TokenEvent};
+use foreword::speculate::Speculation;
 use foreword::{Error, Result};
 use serde_json::json;
 
@@ -14,30 +15,51 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     load::prefill(&mut engine, &args.model, &args.early)?;
     load::speculate(&mut engine, &args.model, &args.guess, &args.load)?;
     let load_ms = load::clock() - started;
-    let prompt = if args.raw { engine.prompt(&text, false) } else { chat_prompt(&engine, &args.system, &text)? };
+    let mut messages = before(&mut engine, args)?;
+    let prompt_of = |text: &str| match args.raw {
+        true => Ok(engine.prompt(text, false)),
+        false => chat_prompt(&engine, &messages, text),
+    };
+    let prompt = prompt_of(&text)?;
+    let against = args.contrast.against(prompt_of)?;
+    let rules = args.form.rules(&engine)?;
+    let has_end = !args.raw || !rules.is_empty();
     let request = Request {
         prompt: prompt.clone(),
-        params: load::params(&args.sample),
-        max_tokens: args.sample.max_tokens,
-        stop: args.sample.stop.clone(),
-        logprobs: args.json.then_some(args.logprobs.unwrap_or(0)),
-        ..Request::default()
+        rules,
+        against,
+        logprobs: args.report.json.then_some(args.logprobs.unwrap_or(0)),
+        ..load::request(&args.sample, &engine, &args.model, has_end)?
     };
-    if args.json {
-        let mut tokens = Vec::new();
-        let mut answer = String::new();
-        let done = answer_to(&mut engine, request, &mut || false, &mut |event| {
-            answer.push_str(&event.text);
-            tokens.push(event.clone());
-            Ok(())
-        })?;
-        answer.push_str(&done.text);
-        return term::print_json(&report(&engine, &prompt, &tokens, &answer, &done, load_ms));
+    let (mut answer, mut tokens) = (String::new(), Vec::new());
+    let done = answer_to(&mut engine, request, &mut || false, &mut |event| {
+        answer.push_str(&event.text);
+        match args.report.json {
+            true => tokens.push(event.clone()),
+            false => term::print(&event.text)?,
+        }
+        Ok(())
+    })?;
+    answer.push_str(&done.text);
+    if args.report.json {
+        term::print_json(&report(&engine, &prompt, &tokens, &answer, &done, load_ms))?;
+    } else {
+        term::print(&format!("{}\n", done.text))?;
+        term::note(&summary(&engine, &done, load_ms));
     }
-    let done = answer_to(&mut engine, request, &mut || false, &mut |event| term::print(&event.text))?;
-    term::print(&format!("{}\n", done.text))?;
-    term::note(&summary(&done, load_ms));
-    Ok(())
+    let Some(path) = &args.session else { return Ok(()) };
+    messages.extend([Message::new("user", text), Message::new("assistant", answer)]);
+    saved::save(&mut engine, path, &messages, &messages)
+}
+
+/// What stands in front of the prompt: the chat of `--session`, where there is one, or the system message.
+fn before(engine: &mut Engine, args: &RunArgs) -> Result<Vec<Message>> {
+    if let Some(path) = &args.session
+        && let Some((messages, _)) = saved::open(engine, path, args.system.as_ref())?
+    {
+        return Ok(messages);
+    }
+    Ok(args.system.iter().map(|text| Message::new("system", text)).collect())
 }
 
 /// Everything on standard input.
@@ -51,11 +73,9 @@ pub(crate) fn read_stdin() -> Result<String> {
     })
 }
 
-fn chat_prompt(engine: &Engine, system: &Option<String>, text: &str) -> Result<Vec<u32>> {
-    let template = load::chat_template(engine)?;
-    let mut messages: Vec<Message> = system.iter().map(|s| Message::new("system", s)).collect();
-    messages.push(Message::new("user", text));
-    Ok(engine.prompt(&template.render(&messages, None, true)?, true))
+fn chat_prompt(engine: &Engine, before: &[Message], text: &str) -> Result<Vec<u32>> {
+    let messages = [before, &[Message::new("user", text)]].concat();
+    Ok(engine.prompt(&load::chat_template(engine)?.render(&messages, None, true)?, true))
 }
 
 /// Runs one request to its end; `token` gets each token, `stop` is asked before each step.
@@ -85,12 +105,20 @@ pub(crate) fn answer_to(
     }
 }
 
+/// Whether an answer ended as it went in circles.
+pub(crate) fn circles(done: &Done) -> bool {
+    matches!(done.reason, FinishReason::Repetition | FinishReason::Concluded)
+}
+
 /// Times of an answer, for people.
-pub(crate) fn summary(done: &Done, load_ms: f64) -> String {
+pub(crate) fn summary(engine: &Engine, done: &Done, load_ms: f64) -> String {
     let usage = &done.usage;
     let load = if load_ms > 0.0 { format!("loaded in {load_ms:.0} ms, ") } else { String::new() };
     let guesses = match (usage.guessed_tokens, usage.drafter_failed) {
-        (_, true) => ", the drafter failed and plain decoding went on".to_string(),
+        (_, true) => {
+            let why = engine.speculation().and_then(Speculation::failure).map_or(String::new(), |e| format!(" ({e})"));
+            format!(", the drafter failed{why} and plain decoding went on")
+        }
         (0, _) => String::new(),
         (guessed, _) => format!(", {} of {guessed} guesses right", usage.accepted_tokens),
     };
@@ -98,8 +126,9 @@ pub(crate) fn summary(done: &Done, load_ms: f64) -> String {
         0 => String::new(),
         n => format!(", {n} predicted"),
     };
+    let ended = if circles(done) { ", ended as it went in circles" } else { "" };
     format!(
-        "{load}first word after {:.0} ms ({} prompt tokens, {} cached{predicted}), then {} tokens at {:.0} a second{guesses}",
+        "{load}first word after {:.0} ms ({} prompt tokens, {} cached{predicted}), then {} tokens at {:.0} a second{guesses}{ended}",
         usage.ttft_ms,
         usage.prompt_tokens,
         usage.cached_tokens,
@@ -130,6 +159,7 @@ fn report(
         "text": text,
         "tokens": tokens,
         "finish_reason": done.reason.name(),
+        "stop_reason": circles(done).then_some("repetition"),
         "timings": {
             "load_ms": load_ms,
             "ttft_ms": usage.ttft_ms,

@@ -2,11 +2,21 @@
 
 use foreword::{Error, Kind, Result};
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::Path;
 
 /// Writes to standard output at once.
 pub(crate) fn print(text: &str) -> Result<()> {
+    write(text.as_bytes())
+}
+
+/// Writes a path and a line break, byte for byte: it need not be UTF-8.
+pub(crate) fn print_path(path: &Path) -> Result<()> {
+    write(&[path.as_os_str().as_encoded_bytes(), b"\n"].concat())
+}
+
+fn write(bytes: &[u8]) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
+    out.write_all(bytes)
         .and_then(|()| out.flush())
         .map_err(|e| Error::storage(format!("cannot write to standard output: {e}")).caused_by(e))
 }
@@ -35,6 +45,11 @@ pub(crate) fn dim(text: &str) -> String {
 
 /// An error, what led to it, and what to do.
 pub(crate) fn print_error(error: &Error) {
+    print_error_with(error, hint(error.kind()));
+}
+
+/// The same with a hint of the caller's own.
+pub(crate) fn print_error_with(error: &Error, hint: &str) {
     let mut err = std::io::stderr().lock();
     let _ = writeln!(err, "error: {error}");
     let mut cause = std::error::Error::source(error);
@@ -46,7 +61,7 @@ pub(crate) fn print_error(error: &Error) {
         }
         cause = e.source();
     }
-    let _ = writeln!(err, "hint: {}", hint(error.kind()));
+    let _ = writeln!(err, "hint: {hint}");
 }
 
 fn hint(kind: Kind) -> &'static str {

@@ -3,7 +3,7 @@ import { ForewordError } from './error.js';
 import type { Reader, Writer } from './store.js';
 
 /** A file of a model. */
-export interface Arriving extends Reader {
+export interface Arriving extends Omit<Reader, 'close'> {
   cached: boolean;
   /** Settles when the whole file is here and checked; fails when that cannot be had. */
   finished: Promise<unknown>;
@@ -12,11 +12,16 @@ export interface Arriving extends Reader {
   /** Whether the server changed the file after it was opened; reads fail then, until `renew` is called after `finished`. */
   readonly changed?: boolean;
   renew?(): void;
+  /** Whether the model wanted bytes a second time that are not kept: they have to be downloaded again. */
+  readonly lost?: boolean | undefined;
+  close(): void | Promise<void>;
+  /** Takes the file, which is closed, out of the cache: it turned out to be damaged. */
+  evict?(): Promise<unknown>;
 }
 
 /** A file that is all there. */
-export function arrived(reader: Reader, cached: boolean): Arriving {
-  return Object.assign(reader, { cached, finished: Promise.resolve() });
+export function arrived(reader: Reader, cached: boolean, evict?: () => Promise<unknown>): Arriving {
+  return Object.assign(reader, { cached, finished: Promise.resolve(), ...(evict && { evict }) });
 }
 
 interface Waiting {
@@ -30,18 +35,24 @@ export class Arrival implements Arriving {
   changed = false;
   size: number;
   readonly finished: Promise<unknown>;
+  readonly evict: () => Promise<unknown>;
   readonly #file: Writer;
   #waiting: Waiting[] = [];
 
   /** `size` as the server announced it. */
-  constructor(file: Writer, size: number, finished: Promise<unknown>) {
+  constructor(file: Writer, size: number, finished: Promise<unknown>, evict: () => Promise<unknown>) {
     this.#file = file;
     this.size = size;
     this.finished = finished;
+    this.evict = evict;
   }
 
   get arriving(): boolean {
     return this.#file.size < this.size;
+  }
+
+  get lost(): boolean | undefined {
+    return this.#file.lost;
   }
 
   /** Waits until these bytes are here. */
@@ -52,7 +63,7 @@ export class Arrival implements Arriving {
     }
     if (this.changed) throw new ForewordError('download_failed', 'The file changed on its server during the download.');
     try {
-      return await this.#file.read(offset, length);
+      return await (this.#file.take?.(offset, length) ?? this.#file.read(offset, length));
     } catch (error) {
       // A download that failed in the end closed its file: its own error says why.
       await this.finished;
@@ -68,7 +79,7 @@ export class Arrival implements Arriving {
     here.forEach(({ go }) => go());
   }
 
-  /** The bytes so far were thrown away: what was read of them is worth nothing. */
+  /** The bytes so far were thrown away, or are more than was announced: what was read is worth nothing. */
   restarted(): void {
     this.changed = true;
     this.#waiting.splice(0).forEach(({ go }) => go());
@@ -79,8 +90,8 @@ export class Arrival implements Arriving {
     this.size = this.#file.size;
   }
 
-  close(): void {
+  close(): Promise<void> {
     // A download that failed closed its file itself.
-    this.finished.then(() => this.#file.close(), () => {});
+    return this.finished.then(() => this.#file.close(), () => {});
   }
 }

@@ -41,7 +41,7 @@ export async function choose(backend: NonNullable<LoadOptions['backend']>, threa
   if (!gpu) return { kernel: await startCpu(threads), reason: `WASM: ${lowerFirst(adapter as string)}` };
   // A trial would only tell at length what is known: WASM uses the processor better.
   if (isSoftware(adapter as Adapter)) return { kernel: await startCpu(threads), reason: `WASM: ${gpu} is a software GPU` };
-  const key = `${VERSION} ${threadsFor(threads)} ${gpu}`;
+  const key = `${VERSION} ${threadsFor(threads)} ${gpu} ${navigator.userAgent}`;
   const known = await recall(key);
   if (known) return { kernel: await (isGpu(known) ? startWebGpu() : startCpu(threads)), reason: reasonOf(known, gpu), gpu };
   return { ...(await compare(key, gpu, threads)), gpu };
@@ -76,7 +76,8 @@ async function compare(key: string, name: string, threads: number | undefined): 
   } catch (error) {
     outcome.failure = ForewordError.from(error).message;
   }
-  await remember(key, outcome);
+  // What failed may work the next time: the file may have been out of reach, or the GPU busy.
+  if (outcome.gpu !== undefined) await remember(key, outcome);
   const reason = reasonOf(outcome, name);
   if (!gpu || !isGpu(outcome)) return { kernel: cpu, reason };
   cpu.stop();

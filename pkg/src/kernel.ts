@@ -1,10 +1,15 @@
 /** Which build of the core runs here, and starting it with its threads. */
+import type * as Grammars from '../build/grammar.js';
+import instance from '../build/grammar.js';
 import initRelaxed, { Session as RelaxedSession, trial as trialRelaxed } from '../build/relaxed.js';
 import initSimd, { Session as SimdSession, trial as trialSimd } from '../build/simd.js';
 import initWebGpu, { Session as WebGpuSession, trial as trialWebGpu } from '../build/webgpu.js';
-import { ForewordError } from './error.js';
-import { compile, isNode, spawn } from './platform.js';
+import { ForewordError, isTrap } from './error.js';
+import { compile, importing, isForeign, isNode, type Spawned, spawn } from './platform.js';
 import type { ModelInfo } from './types.js';
+
+/** Hashes of the `.wasm` files, from the build: no other version of them is run, nor what a server made of them. */
+declare const WASM_INTEGRITY: Record<'simd' | 'webgpu' | 'relaxed' | 'grammar', string>;
 
 /** The smallest module that uses SIMD; valid only where the engine has it. */
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
@@ -26,6 +31,37 @@ function hasRelaxed(): boolean {
 }
 
 export type Session = SimdSession;
+
+/** Fails the call to the core that is under way. */
+let failCall: (trap: unknown) => void = () => {};
+
+/** Makes a call fail when the core traps. Its future runs in microtasks, so that a trap reaches events, not who waits for it. */
+function settling<A extends unknown[], T>(call: (...args: A) => Promise<T>): (...args: A) => Promise<T> {
+  return function (this: unknown, ...args) {
+    return new Promise((resolve, reject) => {
+      failCall = reject;
+      call.apply(this, args).then(resolve, reject);
+    });
+  };
+}
+
+function onTrap(event: Event, reason: unknown): void {
+  if (!isTrap(reason)) return;
+  event.preventDefault();
+  failCall(reason);
+}
+// Node has no such events: a trap ends the worker there, and with it all calls.
+globalThis.addEventListener?.('error', (event) => onTrap(event, event.error));
+globalThis.addEventListener?.('unhandledrejection', (event) => onTrap(event, event.reason));
+
+for (const Session of [SimdSession, RelaxedSession as unknown as typeof SimdSession, WebGpuSession as unknown as typeof SimdSession]) {
+  Session.load = settling(Session.load);
+  const calls = Session.prototype;
+  calls.step = settling(calls.step);
+  calls.restore = settling(calls.restore);
+  calls.save = settling(calls.save);
+  calls.add_sidecar = settling(calls.add_sidecar);
+}
 
 /** A core, ready to load a model. */
 export interface Kernel {
@@ -49,19 +85,21 @@ export async function startCpu(wanted: number | undefined): Promise<Kernel> {
   }
   const memory = hasRelaxed() ? sharedMemory() : undefined;
   if (!memory) return startSimd(wanted);
-  const threads = threadsFor(wanted);
-  const module = await compile(new URL('./relaxed.wasm', import.meta.url));
+  const module = await compile(new URL('./relaxed.wasm', import.meta.url), WASM_INTEGRITY.relaxed);
   await initRelaxed({ module_or_path: module, memory });
-  const helpers = await Promise.all(Array.from({ length: threads - 1 }, () => startHelper(module, memory)));
+  const wished = threadsFor(wanted);
+  const helpers = await startHelpers(wished - 1, module, memory);
+  const threads = helpers.length + 1;
+  const limitedBy = !isIsolated() ? 'not_isolated' : threads < wished ? 'no_workers' : undefined;
   let next = 0;
   const start = (address: number) => helpers[next++ % helpers.length]!.post({ address });
   return {
     backend: 'cpu',
     Session: RelaxedSession as unknown as typeof SimdSession,
-    trial: () => trialRelaxed('cpu', threads, start),
+    trial: () => settling(trialRelaxed)('cpu', threads, start),
     memory,
     threads,
-    ...(!isIsolated() && { limitedBy: 'not_isolated' as const }),
+    ...(limitedBy && { limitedBy }),
     start,
     stop: () => helpers.forEach((helper) => helper.terminate()),
   };
@@ -76,17 +114,28 @@ export function threadsFor(wanted: number | undefined): number {
 }
 
 async function startSimd(wanted: number | undefined): Promise<Kernel> {
-  const module = await compile(new URL('./simd.wasm', import.meta.url));
+  const module = await compile(new URL('./simd.wasm', import.meta.url), WASM_INTEGRITY.simd);
   const { memory } = await initSimd({ module_or_path: module });
   const limit = wanted !== 1 && { limitedBy: 'no_relaxed_simd' as const };
-  return { backend: 'cpu', Session: SimdSession, trial: () => trialSimd('cpu', 1, () => {}), memory, threads: 1, ...limit, start() {}, stop() {} };
+  return { backend: 'cpu', Session: SimdSession, trial: () => settling(trialSimd)('cpu', 1, () => {}), memory, threads: 1, ...limit, start() {}, stop() {} };
 }
 
 /** Starts the build for WebGPU. */
 export async function startWebGpu(): Promise<Kernel> {
-  const { memory } = await initWebGpu({ module_or_path: await compile(new URL('./webgpu.wasm', import.meta.url)) });
+  const { memory } = await initWebGpu({ module_or_path: await compile(new URL('./webgpu.wasm', import.meta.url), WASM_INTEGRITY.webgpu) });
   const Session = WebGpuSession as unknown as typeof SimdSession;
-  return { backend: 'webgpu', Session, trial: () => trialWebGpu('webgpu', 1, () => {}), memory, threads: 1, start() {}, stop() {} };
+  return { backend: 'webgpu', Session, trial: () => settling(trialWebGpu)('webgpu', 1, () => {}), memory, threads: 1, start() {}, stop() {} };
+}
+
+/** Loads what compiles grammars; it makes vocabularies for {@link Session.constrain}, each in an instance of its own. */
+export async function loadGrammars(): Promise<(...args: ConstructorParameters<typeof Grammars.Vocabulary>) => Grammars.Vocabulary> {
+  const module = await compile(new URL('./grammar.wasm', import.meta.url), WASM_INTEGRITY.grammar);
+  return (...args) => {
+    // The build makes a function of this file, whose types are those of what it returns.
+    const { initSync, Vocabulary } = (instance as unknown as () => typeof Grammars)();
+    initSync({ module });
+    return new Vocabulary(...args);
+  };
 }
 
 /** In pages of 64 KiB. A shared memory's most is reserved when it is made, and phones refuse the 4 GiB of WASM. */
@@ -106,16 +155,31 @@ function sharedMemory(): WebAssembly.Memory | undefined {
   return undefined;
 }
 
-/** A worker on the same memory. It must run before the pool is used: a worker that spins cannot start another. */
-function startHelper(module: WebAssembly.Module, memory: WebAssembly.Memory) {
-  const worker = spawn(
-    new URL('./thread.js', import.meta.url),
-    () => new Worker(new URL('./thread.js', import.meta.url), { type: 'module', name: 'foreword-thread' }),
+/** Starts helper threads; fewer, or none, where the page may not start the workers for them. */
+async function startHelpers(n: number, module: WebAssembly.Module, memory: WebAssembly.Memory): Promise<Spawned[]> {
+  const started = await Promise.allSettled(Array.from({ length: n }, async () => startHelper(module, memory)));
+  const helpers = started.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : []));
+  const failure = started.flatMap((each) => (each.status === 'rejected' && each.reason instanceof ForewordError ? [each.reason] : []))[0];
+  if (!failure) return helpers;
+  helpers.forEach((helper) => helper.terminate());
+  throw failure;
+}
+
+/**
+ * A worker on the same memory. It must run before the pool is used: a worker that spins cannot start another. Fails with a
+ * ForewordError where it began to run.
+ */
+function startHelper(module: WebAssembly.Module, memory: WebAssembly.Memory): Promise<Spawned> {
+  const foreign = isForeign(import.meta.url) && importing(new URL(/* @vite-ignore */ 'thread.js', import.meta.url));
+  const worker = spawn(new URL('./thread.js', import.meta.url), () =>
+    foreign ? new Worker(foreign, { type: 'module', name: 'foreword-thread' }) : new Worker(new URL('./thread.js', import.meta.url), { type: 'module', name: 'foreword-thread' }),
   );
-  return new Promise<typeof worker>((resolve, reject) => {
-    const failed = (message: string) => reject(new ForewordError('internal', `A thread could not be started: ${message}. Close other tabs, or take fewer threads.`));
-    worker.onFailure(failed);
-    worker.receive(({ failure }: { failure?: string }) => (failure ? failed(failure) : resolve(worker)));
+  return new Promise((resolve, reject) => {
+    worker.onFailure((message) => reject(new Error(message)));
+    worker.receive(({ failure }: { failure?: string }) => {
+      if (!failure) resolve(worker);
+      else reject(new ForewordError('internal', `A thread could not be started: ${failure}. Close other tabs, or take fewer threads.`));
+    });
     worker.post({ module, memory });
   });
 }

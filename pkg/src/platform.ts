@@ -1,13 +1,15 @@
 /** Workers and files, which browsers and Node spell differently. */
 import { ForewordError } from './error.js';
+import { blockedByPolicy } from './policy.js';
 import type { Port } from './rpc.js';
 
-type NodeProcess = { getBuiltinModule?: (name: string) => any };
+type NodeProcess = { type?: string; versions?: { node?: string }; getBuiltinModule?: (name: string) => any };
 
-/** A module of Node, or undefined in browsers; bundlers never see an import. */
+/** A module of Node, or undefined in browsers; bundlers never see an import. Windows of Electron have Node, but not its workers. */
 export function nodeModule<T = any>(name: string): T | undefined {
-  const { process } = globalThis as { process?: NodeProcess & { versions?: { node?: string } } };
-  return process?.versions?.node ? process.getBuiltinModule?.(`node:${name}`) : undefined;
+  const { process } = globalThis as { process?: NodeProcess };
+  const isWindow = process?.type === 'renderer' || process?.type === 'worker';
+  return process?.versions?.node && !isWindow ? process.getBuiltinModule?.(`node:${name}`) : undefined;
 }
 
 export const isNode = nodeModule('worker_threads') !== undefined;
@@ -33,9 +35,7 @@ export function spawn(url: URL, make: () => Worker): Spawned {
       },
     };
   }
-  if (typeof Worker === 'undefined') {
-    throw new ForewordError('unsupported_browser', 'This browser has no web workers; Foreword needs them.');
-  }
+  if (typeof Worker === 'undefined') throw new ForewordError('unsupported_browser', withoutWorkers());
   const worker = make();
   return {
     post: (message, transfer) => worker.postMessage(message, transfer ?? []),
@@ -46,6 +46,30 @@ export function spawn(url: URL, make: () => Worker): Spawned {
       worker.addEventListener('messageerror', () => listener('a message could not be read'));
     },
   };
+}
+
+function withoutWorkers(): string {
+  if ('ServiceWorkerGlobalScope' in globalThis) return 'Service workers, such as the background of an extension, cannot start workers; load the model in a page or in an offscreen document.';
+  if (globalThis.navigator?.userAgent === 'Cloudflare-Workers') return 'Cloudflare Workers cannot start workers and have too little memory for a model; load it in the browser, or in Node.';
+  return 'This browser has no web workers; Foreword needs them.';
+}
+
+/** Whether scripts of this address are refused to `new Worker`: browsers start workers from their own origin only. */
+export function isForeign(url: string | URL): boolean {
+  const { protocol, origin } = new URL(url);
+  return /^https?:$/.test(protocol) && origin !== globalThis.origin;
+}
+
+/** A script of this origin that imports one of another. Sandboxed frames have no origin, and start no worker from a blob. */
+export function importing(url: URL): string {
+  const script = `import ${JSON.stringify(url.href)};`;
+  if (globalThis.origin === 'null') return `data:text/javascript,${encodeURIComponent(script)}`;
+  return URL.createObjectURL(new Blob([script], { type: 'text/javascript' }));
+}
+
+/** 128 random bits; pages without HTTPS have no `crypto.randomUUID`. */
+export function randomId(): string {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
 /** The worker's own end. */
@@ -74,12 +98,18 @@ export function breathe(): Promise<void> {
 }
 
 /** Compiles a `.wasm` file. */
-export async function compile(url: URL): Promise<WebAssembly.Module> {
+export async function compile(url: URL, integrity: string): Promise<WebAssembly.Module> {
   const fs = nodeModule('fs');
   if (fs && url.protocol === 'file:') return WebAssembly.compile(fs.readFileSync(url));
-  const response = await fetch(url);
-  if (!response.ok) throw new ForewordError('internal', `Foreword's own file ${url} cannot be loaded: HTTP ${response.status}.`);
+  const response = await fetch(url, { integrity }).catch((error: Error) => unavailable(url, error.message, error));
+  if (!response.ok) return unavailable(url, `HTTP ${response.status}`);
   // Servers that send a wrong type are common; the slower way does not care.
   if (response.headers.get('content-type')?.startsWith('application/wasm')) return WebAssembly.compileStreaming(response);
   return WebAssembly.compile(await response.arrayBuffer());
+}
+
+async function unavailable(url: URL, reason: string, cause?: Error): Promise<never> {
+  const policy = await blockedByPolicy(url.href);
+  const why = policy ? `the page's Content-Security-Policy forbids it: ${policy} has to allow it` : `${reason}. It may be missing, or belong to another version of Foreword than the scripts beside it`;
+  throw new ForewordError('download_failed', `Foreword's own file ${url} cannot be loaded: ${why}.`, { cause });
 }

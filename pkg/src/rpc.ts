@@ -1,13 +1,29 @@
 /**
- * The protocol between the page and its worker. A call is `{id, method, args}`; it is answered by any number of parts
- * and then by one value or one error. `{cancel: id}` ends a call early; it is still answered. The worker's first message
- * is `{lock: name}`, a Web Lock that it holds for as long as it lives. `{info}` says that the model runs on something else now.
+ * The protocol between the page and its worker. A call is `{id, method, args}`; it is answered by `accepted`, where it is a
+ * request that the engine took, by any number of parts, and then by one value or one error. `{cancel: id}` ends a call early.
+ * The worker's first message is `{ready}`; `{lock: name}` names a Web Lock that it holds for as long as it lives. `{progress}` says
+ * how a model is loaded again after its GPU was lost, `{info}` that it runs on something else now, `{over}` that the worker is of no
+ * use any more.
  */
-import { ForewordError, type ErrorData } from './error.js';
+import { cancelled, ForewordError, type ErrorData } from './error.js';
+import { locks } from './locks.js';
+import { randomId } from './platform.js';
+import type { SessionMethods } from './sessions.js';
 import type { BenchmarkOptions, BenchmarkResult, CachedModel, LoadOptions, LoadProgress, ModelInfo, Prefill, Speculation, Stats } from './types.js';
 
 /** A model's files as the worker gets them. */
-export type Input = { blob: Blob } | { url: string; fallbacks: string[]; sha256?: string; bytes?: number };
+export type Input = { blob: Blob; sha256?: string } | Remote;
+
+export interface Remote {
+  url: string;
+  /** Other addresses of the same file. */
+  fallbacks: string[];
+  /** What the file is known by in the cache. */
+  id: string;
+  /** In lower case. */
+  sha256?: string;
+  headers?: Record<string, string>;
+}
 
 export interface LoadArgs {
   inputs: Input[];
@@ -16,15 +32,23 @@ export interface LoadArgs {
   threads?: number;
   contextLength?: number;
   kvCache?: string;
+  kvMemory?: number;
   speculate?: Speculation;
+  /** Fields of requests that apply where one has not got them. */
+  sampling?: Record<string, number | undefined>;
   early?: { sidecar: Input; prefill: Prefill };
-  cache: boolean;
+  cache: boolean | 'cross-origin';
+  /** Where the page makes requests in the worker's place; see `lend.ts`. */
+  fetch?: MessagePort;
 }
 
 /** Arguments, parts and value of every method. */
-export interface Methods {
+export interface Methods extends SessionMethods {
   load: { args: LoadArgs; part: LoadProgress; value: ModelInfo };
-  complete: { args: object; part: unknown; value: unknown };
+  /** The request as JSON. */
+  complete: { args: string; part: unknown; value: unknown };
+  /** Tokens of a request's prompts. */
+  count: { args: string; part: never; value: number };
   tokenize: { args: { text: string; special: boolean }; part: never; value: number[] };
   detokenize: { args: { tokens: number[] }; part: never; value: string };
   stats: { args: null; part: never; value: Stats };
@@ -35,7 +59,16 @@ export interface Methods {
 
 export type Method = keyof Methods;
 export type Call = { id: number; method: Method; args: unknown } | { cancel: number };
-export type Reply = { lock: string } | { info: ModelInfo } | { id: number; part: unknown } | { id: number; value: unknown } | { id: number; error: ErrorData };
+export type Reply =
+  | { ready: true }
+  | { lock: string }
+  | { progress: LoadProgress }
+  | { info: ModelInfo }
+  | { over: ErrorData }
+  | { id: number; accepted: true }
+  | { id: number; part: unknown }
+  | { id: number; value: unknown }
+  | { id: number; error: ErrorData };
 
 /** Both ends of a worker look like this, in browsers and in Node. */
 export interface Port {
@@ -45,24 +78,34 @@ export interface Port {
 
 /** One call under way, as the worker sees it. */
 export interface CallContext<M extends Method> {
+  accepted(): void;
   part(part: Methods[M]['part']): void;
   signal: AbortSignal;
 }
 
 export type Handlers = { [M in Method]: (args: Methods[M]['args'], context: CallContext<M>) => Promise<Methods[M]['value']> };
 
-/** The worker's end; returns what tells the page that the model runs on something else now. */
-export function serve(port: Port, handlers: Handlers): (info: ModelInfo) => void {
+/** What the worker tells the page unasked. */
+export interface Announce {
+  progress(progress: LoadProgress): void;
+  info(info: ModelInfo): void;
+  over(error: ForewordError): void;
+}
+
+/** The worker's end. */
+export function serve(port: Port, handlers: Handlers): Announce {
   const running = new Map<number, AbortController>();
-  const name = `foreword worker ${crypto.randomUUID()}`;
-  void locks()?.request(name, () => (port.post({ lock: name }), new Promise(() => {})));
+  port.post({ ready: true });
+  const name = `foreword worker ${randomId()}`;
+  // Sandboxed pages have the interface, but are refused.
+  void locks()?.request(name, () => (port.post({ lock: name }), new Promise(() => {}))).catch(() => {});
   port.receive(async (call: Call) => {
     if ('cancel' in call) return running.get(call.cancel)?.abort();
     const { id, method, args } = call;
     const controller = new AbortController();
     running.set(id, controller);
     try {
-      const context = { part: (part: unknown) => port.post({ id, part }), signal: controller.signal };
+      const context = { accepted: () => port.post({ id, accepted: true }), part: (part: unknown) => port.post({ id, part }), signal: controller.signal };
       const value = await (handlers[method] as (args: unknown, context: unknown) => Promise<unknown>)(args, context);
       port.post({ id, value });
     } catch (error) {
@@ -71,79 +114,103 @@ export function serve(port: Port, handlers: Handlers): (info: ModelInfo) => void
       running.delete(id);
     }
   });
-  return (info) => port.post({ info });
-}
-
-/** Insecure pages and Node 20 have none. */
-function locks(): LockManager | undefined {
-  return (globalThis.navigator as Navigator | undefined)?.locks;
+  return { progress: (progress) => port.post({ progress }), info: (info) => port.post({ info }), over: (error) => port.post({ over: ForewordError.toData(error) }) };
 }
 
 interface Waiting {
-  part?: (part: any) => void;
+  holder: object | undefined;
+  accepted?: (() => void) | undefined;
+  part?: ((part: any) => void) | undefined;
   resolve(value: any): void;
   reject(error: ForewordError): void;
 }
 
+export interface CallOptions<M extends Method> {
+  signal?: AbortSignal | undefined;
+  accepted?: () => void;
+  part?: (part: Methods[M]['part']) => void;
+  transfer?: Transferable[];
+  /** Is not collected as garbage before the call is over. */
+  holder?: object;
+}
+
+/** What the page hears unasked. */
+export interface Listeners {
+  ready(): void;
+  lock(name: string): void;
+  progress(progress: LoadProgress): void;
+  info(info: ModelInfo): void;
+  over(error: ForewordError): void;
+}
+
+/** What can be asked of whoever has a model. */
+export interface Calls {
+  call<M extends Method>(method: M, args: Methods[M]['args'], options?: CallOptions<M>): Promise<Methods[M]['value']>;
+  on(listeners: Partial<Listeners>): void;
+}
+
 /** The page's end. */
-export class Client {
-  #port: Port;
+export class Client implements Calls {
+  readonly #port: Port;
   #next = 1;
-  #waiting = new Map<number, Waiting>();
+  readonly #waiting = new Map<number, Waiting>();
   #over: ForewordError | undefined;
-  #locked: (name: string) => void = () => {};
-  #moved: (info: ModelInfo) => void = () => {};
+  #listeners: Partial<Listeners> = {};
 
   constructor(port: Port) {
     this.#port = port;
     port.receive((reply: Reply) => {
-      if ('lock' in reply) return this.#locked(reply.lock);
-      if ('info' in reply) return this.#moved(reply.info);
+      if ('ready' in reply) return this.#listeners.ready?.();
+      if ('lock' in reply) return this.#listeners.lock?.(reply.lock);
+      if ('progress' in reply) return this.#listeners.progress?.(reply.progress);
+      if ('info' in reply) return this.#listeners.info?.(reply.info);
+      if ('over' in reply) return this.#listeners.over?.(ForewordError.fromData(reply.over));
       const waiting = this.#waiting.get(reply.id);
       if (!waiting) return;
-      if ('part' in reply) return waiting.part?.(reply.part);
-      this.#waiting.delete(reply.id);
-      if ('error' in reply) waiting.reject(new ForewordError(reply.error.code, reply.error.message));
+      if ('accepted' in reply) waiting.accepted?.();
+      else if ('part' in reply) waiting.part?.(reply.part);
+      else if ('error' in reply) waiting.reject(ForewordError.fromData(reply.error));
       else waiting.resolve(reply.value);
     });
   }
 
-  call<M extends Method>(
-    method: M,
-    args: Methods[M]['args'],
-    options: { signal?: AbortSignal | undefined; part?: (part: Methods[M]['part']) => void } = {},
-  ): Promise<Methods[M]['value']> {
-    const { signal } = options;
+  on(listeners: Partial<Listeners>): void {
+    Object.assign(this.#listeners, listeners);
+  }
+
+  /** An aborted call fails at once; the worker may be deep in a step, and hears of it later. */
+  call<M extends Method>(method: M, args: Methods[M]['args'], { signal, accepted, part, transfer, holder }: CallOptions<M> = {}): Promise<Methods[M]['value']> {
     if (this.#over) return Promise.reject(this.#over);
-    if (signal?.aborted) return Promise.reject(new ForewordError('cancelled', 'The operation was cancelled.'));
+    if (signal?.aborted) return Promise.reject(cancelled(signal));
     const id = this.#next++;
-    const cancel = () => this.#port.post({ cancel: id });
     return new Promise<Methods[M]['value']>((resolve, reject) => {
-      this.#waiting.set(id, { resolve, reject, ...(options.part && { part: options.part }) });
-      signal?.addEventListener('abort', cancel, { once: true });
-      try {
-        this.#port.post({ id, method, args });
-      } catch (error) {
+      const settled = () => {
         this.#waiting.delete(id);
-        reject(new ForewordError('invalid_request', `The request cannot be sent to the worker: ${(error as Error).message}`));
+        signal?.removeEventListener('abort', abort);
+      };
+      const fail = (error: ForewordError) => (settled(), reject(error));
+      const give = (error: ForewordError) => (this.#port.post({ cancel: id }), fail(error));
+      const abort = () => give(cancelled(signal!));
+      const guarded = part && ((value: Methods[M]['part']) => {
+        try {
+          part(value);
+        } catch (cause) {
+          give(new ForewordError('invalid_request', `onProgress threw: ${(cause as Error)?.message ?? cause}`, { cause }));
+        }
+      });
+      this.#waiting.set(id, { holder, accepted, part: guarded, resolve: (value) => (settled(), resolve(value)), reject: fail });
+      signal?.addEventListener('abort', abort, { once: true });
+      try {
+        this.#port.post({ id, method, args }, transfer);
+      } catch (cause) {
+        fail(new ForewordError('invalid_request', `The request cannot be sent to the worker: ${(cause as Error).message}`, { cause }));
       }
-    }).finally(() => signal?.removeEventListener('abort', cancel));
-  }
-
-  /** Tells the name of the lock that the worker holds. */
-  onLock(listener: (name: string) => void): void {
-    this.#locked = listener;
-  }
-
-  /** Tells what the model runs on when that has changed. */
-  onInfo(listener: (info: ModelInfo) => void): void {
-    this.#moved = listener;
+    });
   }
 
   /** Fails everything under way and everything to come. */
   end(error: ForewordError): void {
-    this.#over ??= error;
-    for (const waiting of this.#waiting.values()) waiting.reject(this.#over);
-    this.#waiting.clear();
+    const over = (this.#over ??= error);
+    for (const waiting of [...this.#waiting.values()]) waiting.reject(over);
   }
 }

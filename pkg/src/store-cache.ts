@@ -1,5 +1,5 @@
 /** Downloads in the Cache API: a file is a row of pieces, so that a download can go on where it ended. */
-import type { Entry, Reader, Store, Writer } from './store.js';
+import type { Entry, Listed, Reader, Store, Writer } from './store.js';
 
 const PIECE = 4 << 20;
 const BASE = 'https://foreword.invalid/';
@@ -11,22 +11,19 @@ export class CacheStore implements Store {
     this.#cache = cache;
   }
 
-  async list(): Promise<(Entry & { bytes: number })[]> {
-    const entries = [];
-    for (const request of await this.#cache.keys()) {
-      if (!request.url.endsWith('/entry')) continue;
-      const entry = await this.stat(request.url.slice(BASE.length, -'/entry'.length));
-      if (entry) entries.push({ ...entry, bytes: await this.#size(entry.key) });
-    }
-    return entries;
+  async list(): Promise<Listed[]> {
+    const urls = (await this.#cache.keys()).map((request) => request.url);
+    const keys = new Set(urls.map((url) => url.slice(BASE.length, url.lastIndexOf('/'))));
+    return Promise.all([...keys].map(async (key) => ({ key, entry: await this.stat(key), bytes: (await this.#size(key)) || undefined })));
   }
 
   async stat(key: string): Promise<Entry | undefined> {
     return (await this.#cache.match(`${BASE}${key}/entry`))?.json();
   }
 
-  async read(key: string): Promise<Reader> {
-    return this.#reader(key, await this.#size(key));
+  async read(key: string): Promise<Reader | undefined> {
+    const size = await this.#size(key);
+    return size ? this.#reader(key, size) : undefined;
   }
 
   async write(key: string): Promise<Writer> {
@@ -79,8 +76,9 @@ export class CacheStore implements Store {
   }
 
   async remove(key: string): Promise<boolean> {
-    for (const url of await this.#pieces(key)) await this.#cache.delete(url);
-    return this.#cache.delete(`${BASE}${key}/entry`);
+    const pieces = await this.#pieces(key);
+    for (const url of pieces) await this.#cache.delete(url);
+    return (await this.#cache.delete(`${BASE}${key}/entry`)) || pieces.length > 0;
   }
 
   #reader(key: string, size: number): Reader {

@@ -1,7 +1,32 @@
+import type { ConnectOptions } from './connect.js';
 import type { ErrorCode } from './error.js';
+import type { ChatCompletionRequest, CompletionRequest, Usage } from './openai.js';
 
-/** What a model can be loaded from. Strings: a registry name, `hf:owner/repo/file.gguf`, a URL, in Node also a path. */
+export type * from './openai.js';
+
+/** What a model can be loaded from. Strings: a registry name, `hf:owner/repo/file.gguf` (`hf:owner/repo@revision/file.gguf`), a URL, in Node also a path. */
 export type ModelSource = string | URL | Blob | (string | URL)[];
+
+/** A model that can be asked for by name. */
+export interface RegistryModel {
+  name: string;
+  title: string;
+  family: string;
+  parameters: number;
+  /** What it is listed for. */
+  use: 'chat' | 'reasoning' | 'code' | 'tools';
+  /** What it is good at, in a few words. */
+  about: string;
+  license: string;
+  /** Tokens that it was trained for. */
+  context: number;
+  /** What its maker advises. */
+  sampling?: { temperature?: number; top_p?: number; top_k?: number };
+  /** Whether this very file was run and compared; of the others, only their architecture was. */
+  tested: boolean;
+  file: string;
+  bytes: number;
+}
 
 export interface LoadOptions {
   /**
@@ -15,21 +40,64 @@ export interface LoadOptions {
   contextLength?: number;
   /** Number format of the KV cache. */
   kvCache?: 'f16' | 'q8_0';
+  /**
+   * Most bytes of KV cache, which grows with the conversation. Where they are used up, what is kept of earlier ones gives way; then
+   * prompts are refused as `context_length_exceeded`, and answers end.
+   */
+  kvMemory?: number;
   /** Guess the next tokens and check them together: the same answers, sooner where the text repeats itself. Off by default. */
   speculate?: 'auto' | false | Speculation;
   /** A sidecar of this model: with it, answers to long prompts can begin early. */
   sidecar?: string | URL | Blob;
+  /**
+   * A small model that answers while this one is downloaded, with the options of this one but `sha256`, `cacheKey`, `headers`, `sidecar`
+   * and `prefill`; `true`: the smallest of the list of models, where this is a much larger one of it. It is not loaded where the model is in the
+   * cache. `load` is done when the opener answers, and {@link Foreword.ready} when the model does; an answer under way is ended by
+   * whoever began it. `signal` cancels what is not loaded yet.
+   */
+  opener?: ModelSource | boolean;
+  /**
+   * One model for all tabs of this site that load it with the same options: one of them has the worker, and another one takes over when
+   * that closes. Needs Web Locks, so HTTPS; elsewhere each tab has its own.
+   */
+  shared?: boolean;
+  /**
+   * A server that answers in the device's place where that cannot, or should not. Without it nothing leaves the device; with it,
+   * conversations may. Whichever fails, the other one takes over, in the middle of an answer, too.
+   */
+  remote?: ConnectOptions;
+  /**
+   * Who answers first where there is a `remote`. `auto` (default): the device, unless the model does not fit there or answers would be
+   * slow (see {@link Foreword.estimate}). The server is not asked before it is needed, and the model is not downloaded before.
+   */
+  prefer?: 'device' | 'remote' | 'auto';
+  /** Told who answers from now on, where there is a `remote`; `choice` says why. */
+  onSwitch?: (info: ModelInfo) => void;
   /** How prompts are read whose request does not say; `auto` with a sidecar, otherwise `exact`. */
   prefill?: Prefill;
+  /** Told how the load goes on; also when the model is loaded again because its GPU was lost, with `cache: false` by a new download. */
   onProgress?: (progress: LoadProgress) => void;
   /** Cancels the load; a partial download is kept and resumed by the next one. */
   signal?: AbortSignal;
-  /** Keep downloads for the next visit (default). */
-  cache?: boolean;
+  /**
+   * Keep downloads for the next visit (default). `cross-origin`: also share files whose SHA-256 is known with other sites, by
+   * Cross-Origin Storage, where the browser has that and the user agrees.
+   */
+  cache?: boolean | 'cross-origin';
+  /** Ask the browser, at the first download, not to tidy the cache up; some ask the user. Off by default. */
+  persist?: boolean;
   /** A folder of one's own where models of the registry lie; looked in before other places. */
   mirror?: string | URL;
-  /** SHA-256 that a download must have, in hex. */
-  sha256?: string;
+  /** SHA-256 that the file must have, in hex; of a model of several files a list. */
+  sha256?: string | string[];
+  /** What the model is known by in the cache; by default its address, which is another one each time where addresses are signed. */
+  cacheKey?: string;
+  /** Sent with every request of the model's files, but not to the fallbacks of a model of the registry. */
+  headers?: HeadersInit;
+  /** Makes the requests of the model's files in place of the page's `fetch`. */
+  fetch?: typeof fetch;
+  /** Access token of the model hub, for models that need one; sent to the hub only. */
+  token?: string;
   /** Where this package's `worker.js` and `.wasm` files lie, if the bundler does not find them (esbuild). */
   assets?: string | URL;
 }
@@ -50,13 +118,54 @@ export interface Speculation {
 }
 
 export interface LoadProgress {
-  /** `download`: bytes arrive; `verify`: a cached file is checked; `load`: tensors go into memory. */
-  phase: 'download' | 'verify' | 'load';
+  /**
+   * `waiting`: for another tab that downloads the same file, or for the network; `download`: bytes arrive; `verify`: a cached file is
+   * checked; `load`: tensors go into memory.
+   */
+  phase: 'waiting' | 'download' | 'verify' | 'load';
   loadedBytes: number;
   /** 0 when unknown. */
   totalBytes: number;
   /** Whether the file was in the cache. */
   cached: boolean;
+  /** That of the opener. */
+  opener?: true;
+}
+
+/** What a model will need and how it will run here. */
+export interface Estimate {
+  /** Of its files; 0 when unknown. */
+  bytes: number;
+  /** Of these, what is not in the cache. */
+  downloadBytes: number;
+  /**
+   * Bytes of memory with a conversation of 2,048 tokens, or of `contextLength` where that is less, and at most `kvMemory` for it. Roughly:
+   * what a token takes is another with each family. 0 when unknown.
+   */
+  memory: number;
+  /** Whether that is less than a page gets here, as far as the browser tells. */
+  fits: boolean;
+  /** Of an answer, from what other models were measured at here; not there where none has written an answer yet. */
+  tokensPerSecond?: number;
+  /** The wait for the first word behind 128 tokens of a prompt; likewise. */
+  firstWordMs?: number;
+}
+
+/** A conversation that is kept; see `sessions`. */
+export interface SavedSession {
+  name: string;
+  /** Of its file. */
+  bytes: number;
+  /** When, in milliseconds since 1970. */
+  savedAt: number;
+}
+
+/** A conversation that was opened. */
+export interface OpenedSession {
+  /** What was saved. */
+  request: ChatCompletionRequest | CompletionRequest;
+  /** How many tokens of it need not be read again. */
+  tokens: number;
 }
 
 export interface ModelInfo {
@@ -64,21 +173,26 @@ export interface ModelInfo {
   architecture: string;
   contextLength: number;
   trainedContextLength: number;
+  /** That this is the opener, and the model itself is on its way. */
+  opener?: true;
   vocabulary: number;
   layers: number;
   dimension: number;
   /** Whether the file has a chat template. */
   chat: boolean;
-  backend: 'cpu' | 'webgpu';
+  /** `remote`: on a server, which does not say what is 0 or empty here. */
+  backend: 'cpu' | 'webgpu' | 'remote';
   /** For people: why it runs there. */
   backendReason: string;
-  /** Instruction set, or the GPU. */
+  /** For people, where a `remote` was given: why the device or the server answers. */
+  choice?: string;
+  /** Instruction set, the GPU, or the server. */
   device: string;
   threads: number;
   /** The sidecar, if one was loaded, and whether it was made for this very quantization of the model. */
   sidecar?: { sameQuantization: boolean };
   /** Why only one thread runs, where more were possible in another setting. */
-  threadsLimitedBy?: 'not_isolated' | 'no_relaxed_simd';
+  threadsLimitedBy?: 'not_isolated' | 'no_relaxed_simd' | 'no_workers';
   fileBytes: number;
   cached: boolean;
   loadMs: number;
@@ -132,6 +246,7 @@ export interface BenchmarkResult {
 
 export interface CachedModel {
   key: string;
+  /** Its address, or the `cacheKey` that it was loaded with. */
   url: string;
   /** Bytes here. */
   bytes: number;
@@ -140,140 +255,9 @@ export interface CachedModel {
   complete: boolean;
 }
 
-export interface TextPart {
-  type: 'text';
-  text: string;
-}
-
-export interface ChatMessage {
-  role: 'system' | 'user' | 'assistant' | 'tool' | (string & {});
-  content: string | TextPart[] | null;
-  [key: string]: unknown;
-}
-
-export interface SamplingOptions {
-  max_tokens?: number;
-  max_completion_tokens?: number;
-  stop?: string | string[];
-  temperature?: number;
-  top_p?: number;
-  top_k?: number;
-  min_p?: number;
-  typical_p?: number;
-  repetition_penalty?: number;
-  presence_penalty?: number;
-  frequency_penalty?: number;
-  logit_bias?: Record<string, number>;
-  seed?: number;
-  model?: string;
-  n?: 1;
-  stream_options?: { include_usage?: boolean };
-  ignore_eos?: boolean;
-  /** See {@link LoadOptions.prefill}. */
-  prefill?: Prefill;
-  /** `false`: this answer without guesses, where the model was loaded with `speculate`. */
-  speculate?: boolean;
-}
-
-export interface ChatCompletionRequest extends SamplingOptions {
-  messages: ChatMessage[];
-  stream?: boolean;
-  logprobs?: boolean;
-  top_logprobs?: number;
-  tools?: unknown[];
-  chat_template_kwargs?: Record<string, unknown>;
-}
-
-export interface CompletionRequest extends SamplingOptions {
-  prompt: string | number[] | string[] | number[][];
-  stream?: boolean;
-  logprobs?: number;
-}
-
-export interface Usage {
-  prompt_tokens: number;
-  completion_tokens: number;
-  total_tokens: number;
-  /** Tokens of the prompt that an earlier answer left in the KV cache; tokens that were predicted when the answer began. */
-  prompt_tokens_details: { cached_tokens: number; predicted_tokens: number };
-  /**
-   * Guesses that became part of the answer, those that did not, whether the drafter failed, so that the answer went on without it,
-   * and forwards that gave tokens of the answer.
-   */
-  completion_tokens_details: { accepted_prediction_tokens: number; rejected_prediction_tokens: number; drafter_failed: boolean; forwards: number };
-  timings: { ttft_ms: number; decode_ms: number; prefill_tok_s: number; decode_tok_s: number };
-}
-
-export interface TokenLogprob {
-  token: string;
-  logprob: number;
-  bytes: number[];
-}
-
-export interface ChatLogprobs {
-  content: (TokenLogprob & { top_logprobs: TokenLogprob[] })[];
-}
-
-export interface TextLogprobs {
-  tokens: string[];
-  token_logprobs: number[];
-  top_logprobs: Record<string, number>[];
-}
-
-export type FinishReason = 'stop' | 'length';
-
-interface Envelope {
-  id: string;
-  created: number;
-  model: string;
-}
-
-export interface ChatCompletion extends Envelope {
-  object: 'chat.completion';
-  choices: {
-    index: number;
-    message: { role: 'assistant'; content: string };
-    logprobs: ChatLogprobs | null;
-    finish_reason: FinishReason;
-  }[];
-  usage: Usage;
-}
-
-/** What the choice of a chunk has beside OpenAI's fields. */
-export interface Origin {
-  /**
-   * There where an accepted guess (`speculate`) wrote the chunk's text. No chunk mixes: text that was held back, as the beginning
-   * of a stop text, comes in several chunks if it has to. A character of several tokens belongs to the last of them.
-   */
-  accepted?: true;
-}
-
-export interface ChatCompletionChunk extends Envelope {
-  object: 'chat.completion.chunk';
-  choices: (Origin & {
-    index: number;
-    delta: { role?: 'assistant'; content?: string };
-    logprobs: ChatLogprobs | null;
-    finish_reason: FinishReason | null;
-  })[];
-  /** In the last chunk. */
-  usage?: Usage;
-}
-
-export interface Completion extends Envelope {
-  object: 'text_completion';
-  choices: (Origin & { index: number; text: string; logprobs: TextLogprobs | null; finish_reason: FinishReason | null })[];
-  usage?: Usage;
-}
-
 export interface RequestOptions {
-  signal?: AbortSignal;
-}
-
-/** Chunks of an answer. Leaving the loop early cancels the answer. */
-export interface Stream<T> extends AsyncIterable<T> {
-  /** Cancels the answer. */
-  abort(): void;
+  /** Aborting it cancels the answer. */
+  signal?: AbortSignal | null;
 }
 
 export type { ErrorCode };

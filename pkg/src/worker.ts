@@ -1,68 +1,107 @@
 /** The worker: one model, its downloads and its loop of steps. */
-import { type Arriving, arrived } from './arrival.js';
+import type { Arriving } from './arrival.js';
+import { listModels, removeModel } from './cache.js';
 import { choose, type Chosen } from './choose.js';
-import { checkSize, MOST_BYTES, obtain } from './download.js';
+import { checked, obtain } from './download.js';
+import { type RunContext, Runner } from './engine.js';
 import { ForewordError, throwIfAborted } from './error.js';
-import { type Kernel, type Session, startCpu } from './kernel.js';
-import { breathe, ownPort } from './platform.js';
+import { blobReader } from './files.js';
+import { type Kernel, loadGrammars, type Session, startCpu } from './kernel.js';
+import { borrow } from './lend.js';
+import { isNode, ownPort, randomId } from './platform.js';
+import { explained } from './policy.js';
 import { type CallContext, type Input, type LoadArgs, serve } from './rpc.js';
-import { blobReader, openStore } from './store.js';
+import { deleteSession, exportSession, listSessions, openSession, saveSession } from './saved.js';
+import { noteSpeed } from './speeds.js';
+import { openStore, type Store } from './store.js';
 import { fileReader } from './store-folder.js';
+import { checkSize, MOST_BYTES } from './transfer.js';
 import type { BenchmarkOptions, BenchmarkResult, LoadProgress, ModelInfo, Stats, Usage } from './types.js';
 
-/** A request in the engine. */
-interface Open {
-  part(chunk: unknown): void;
-  resolve(value: unknown): void;
-  reject(error: ForewordError): void;
-}
-
-interface StepEvent {
-  id: number;
-  value?: { usage?: Usage };
-  done?: boolean;
-  error?: { code: ForewordError['code']; message: string };
-}
+type LoadContext = Pick<CallContext<'load'>, 'part' | 'signal'>;
 
 let kernel: Kernel | undefined;
-let session: Session | undefined;
+let runner: Runner | undefined;
 let loaded: ModelInfo | undefined;
 let origin: LoadArgs | undefined;
-/** Whether the device has made a step since it was opened. */
-let proven = false;
-let last: Usage | undefined;
-/** Of all answers but the benchmark's. */
-const written = { tokens: 0, forwards: 0, guessed: 0, accepted: 0 };
-/** The benchmark's last request. */
-let benchmarked = -1;
-let pumping = false;
-const open = new Map<number, Open>();
-/** What has to wait for the end of a step: the engine cannot be entered twice. */
-const waiting: (() => void)[] = [];
+/** What requests the model's files. */
+let request = globalThis.fetch;
+/** Whether this model's files are read more than once while it is loaded. */
+let kept = false;
 
 const announce = serve(ownPort(), {
-  load,
-  complete: (body, context) => run(context, (s) => s.submit(JSON.stringify(body), crypto.randomUUID(), Math.floor(Date.now() / 1000), randomSeed())),
-  tokenize: ({ text, special }) => enter((s) => Array.from(s.tokenize(text, special))),
-  detokenize: ({ tokens }) => enter((s) => s.detokenize(Uint32Array.from(tokens))),
-  stats: () => enter(stats),
-  benchmark,
-  list: async () => {
-    const entries = (await (await openStore())?.list()) ?? [];
-    return entries.map(({ key, url, bytes, totalBytes, complete }) => ({ key, url, bytes, totalBytes, complete }));
+  load: (args, context) => load(args, context).catch((error) => Promise.reject(explained(error))),
+  complete: async (body, context) => {
+    await constrain(body);
+    const value = await engine().run(context, (s) => s.submit(body, randomId(), Math.floor(Date.now() / 1000), randomSeed()));
+    void noteSpeed(loaded!, runner!.last);
+    return value;
   },
-  remove: async ({ key }) => (await (await openStore())?.remove(key)) ?? false,
+  count: (body) => engine().enter((s) => s.count_tokens(body)),
+  tokenize: ({ text, special }) => engine().enter((s) => Array.from(s.tokenize(text, special))),
+  detokenize: ({ tokens }) => engine().enter((s) => s.detokenize(Uint32Array.from(tokens))),
+  stats: () => engine().enterCounted(stats),
+  saveSession: ({ name, body }) => saveSession(engine(), name, body),
+  openSession: ({ from }) => openSession(engine(), from),
+  listSessions,
+  deleteSession: ({ name }) => deleteSession(name),
+  exportSession: ({ name }) => exportSession(name),
+  benchmark,
+  list: listModels,
+  remove: ({ key }) => removeModel(key),
 });
 
-async function load(args: LoadArgs, { part, signal }: CallContext<'load'>): Promise<ModelInfo> {
+function engine(): Runner {
+  if (!runner) throw new ForewordError('invalid_request', 'No model is loaded.');
+  return runner;
+}
+
+/** The model whose answers can be kept to what they have to look like. */
+let constrained: Session | undefined;
+
+/** Sees to it that a request can be honoured which says what its answer has to look like. */
+async function constrain(body: string): Promise<void> {
+  if (engine().session === constrained || !kernel!.Session.is_constrained(body)) return;
+  const vocabulary = await loadGrammars();
+  await engine().enter((s) => {
+    s.constrain(vocabulary);
+    constrained = s;
+  });
+}
+
+async function load(args: LoadArgs, context: LoadContext): Promise<ModelInfo> {
   const begun = performance.now();
+  if (args.fetch) request = borrow(args.fetch);
   const starting = choose(args.backend, args.threads);
   // Its failure is reported below, when the files are there.
   starting.catch(() => {});
+  const info = await attempt(args, context, starting).catch((error) => {
+    if (!(error instanceof Again)) throw error;
+    kept ||= error.keep;
+    return attempt(args, context, starting);
+  });
+  loaded = { ...info, loadMs: performance.now() - begun };
+  origin = args;
+  return loaded;
+}
+
+/** A load that may go well with a new download. */
+class Again extends ForewordError {
+  /** Whether all of it has to be kept until the model is there. */
+  readonly keep: boolean;
+
+  constructor({ code, message, cause }: ForewordError, keep: boolean) {
+    super(code, message, { cause });
+    this.keep = keep;
+  }
+}
+
+async function attempt(args: LoadArgs, { part, signal }: LoadContext, starting: Promise<Chosen>): Promise<ModelInfo> {
   const stop = new AbortController();
   const cancel = () => stop.abort(signal.reason);
   signal.addEventListener('abort', cancel);
   const files: Arriving[] = [];
+  let session: Session | undefined;
   try {
     throwIfAborted(signal);
     const context = { part, signal: stop.signal };
@@ -74,17 +113,30 @@ async function load(args: LoadArgs, { part, signal }: CallContext<'load'>): Prom
     const limit = chosen.kernel.limitedBy;
     const cached = files.every((file) => file.cached);
     const own = { backendReason: chosen.reason, ...(kernel!.backend === 'webgpu' && { device: chosen.gpu }), ...sidecar, ...(limit && { threadsLimitedBy: limit }) };
-    loaded = { ...JSON.parse(session.info()), ...own, fileBytes: sizeOf(files), cached, loadMs: performance.now() - begun };
-    origin = args;
-    return loaded!;
+    runner = new Runner(session, { lost: (error) => restore(runner!.session, error), broken });
+    return { ...JSON.parse(session.info()), ...own, fileBytes: sizeOf(files), cached };
   } catch (error) {
     stop.abort(error);
     // A refused model's download is thrown away by now, and nobody writes to the store any more.
     await Promise.allSettled(files.map((file) => file.finished));
-    throw error;
+    const failure = ForewordError.from(error);
+    if (files.some((file) => file.lost)) throw new Again(failure, true);
+    if (session || failure.code !== 'bad_file') throw error;
+    await evict(files);
+    // The file may have been damaged when it went into the cache, and be whole at its server.
+    throw files.some((file) => file.cached) ? new Again(failure, false) : failure;
   } finally {
     signal.removeEventListener('abort', cancel);
     files.forEach((file) => file.close());
+  }
+}
+
+/** Takes damaged files out of the cache. */
+async function evict(files: Arriving[]): Promise<void> {
+  for (const file of files) {
+    await file.close();
+    // What is in use elsewhere stays; it is found out there, too.
+    await file.evict?.().catch(() => {});
   }
 }
 
@@ -94,7 +146,7 @@ const sizeOf = (files: Arriving[]) => files.reduce((sum, file) => sum + file.siz
 const GPU_FAULTS = ['unsupported', 'out_of_memory', 'device_lost', 'device_fault', 'internal'];
 
 /** Builds on the chosen kernel; with `auto` on the processor what the GPU cannot take. */
-async function buildOn(chosen: Chosen, files: Arriving[], args: LoadArgs, context: CallContext<'load'>): Promise<Session> {
+async function buildOn(chosen: Chosen, files: Arriving[], args: LoadArgs, context: LoadContext): Promise<Session> {
   kernel = chosen.kernel;
   try {
     return await whole(files, () => build(kernel!, files, args, context));
@@ -121,8 +173,8 @@ async function whole(files: Arriving[], build: () => Promise<Session>): Promise<
   return build();
 }
 
-async function build({ backend, Session, threads, start }: Kernel, files: Arriving[], args: LoadArgs, { part, signal }: CallContext<'load'>): Promise<Session> {
-  const options = JSON.stringify({ backend, threads, contextLength: args.contextLength, kvCache: args.kvCache, speculate: args.speculate, name: args.name });
+async function build({ backend, Session, threads, start }: Kernel, files: Arriving[], args: LoadArgs, { part, signal }: LoadContext): Promise<Session> {
+  const options = JSON.stringify({ backend, threads, contextLength: args.contextLength, kvCache: args.kvCache, kvMemory: args.kvMemory, speculate: args.speculate, sampling: args.sampling, name: args.name });
   const cached = files.every((file) => file.cached);
   let shown = -Infinity;
   const progress = (loadedBytes: number, totalBytes: number) => {
@@ -136,115 +188,57 @@ async function build({ backend, Session, threads, start }: Kernel, files: Arrivi
   try {
     return await Session.load(files, options, start, progress);
   } catch (error) {
-    throw fatal(error, 'There is not enough memory for this model. Close other tabs, ask for a shorter context, or take a smaller model.');
+    throw ofTrap(error, 'There is not enough memory for this model. Close other tabs, ask for a shorter context, or take a smaller model.');
   }
 }
 
 /** Adds the model's sidecar; it is small, so there is no progress to show. */
-async function addSidecar(session: Session, { sidecar, prefill }: NonNullable<LoadArgs['early']>, cache: boolean, signal: AbortSignal): Promise<boolean> {
-  const file = await openOne(sidecar, () => {}, signal, cache ? await openStore() : undefined);
+async function addSidecar(session: Session, { sidecar, prefill }: NonNullable<LoadArgs['early']>, cache: LoadArgs['cache'], signal: AbortSignal): Promise<boolean> {
+  const file = await openOne(sidecar, cache ? await openStore() : undefined, () => {}, signal, false, true);
   try {
     await file.finished;
     return await session.add_sidecar(file, prefill);
+  } catch (error) {
+    if (ForewordError.from(error).code === 'bad_file') await evict([file]);
+    throw error;
   } finally {
-    file.close();
+    await file.close();
   }
 }
 
 /** Opens the files of a model, into `files`. */
-async function openAll(args: LoadArgs, { part, signal }: CallContext<'load'>, files: Arriving[]): Promise<void> {
+async function openAll(args: LoadArgs, { part, signal }: LoadContext, files: Arriving[]): Promise<void> {
   const store = args.cache ? await openStore() : undefined;
   const progress: LoadProgress[] = [];
   for (const [i, input] of args.inputs.entries()) {
     const report = (p: LoadProgress) => {
       progress[i] = p;
       const sum = (key: 'loadedBytes' | 'totalBytes') => progress.reduce((n, file) => n + file[key], 0);
-      part({ ...p, loadedBytes: sum('loadedBytes'), totalBytes: sum('totalBytes') });
+      // How much it is in all is known when every file was announced.
+      const known = progress.filter((file) => file?.totalBytes).length === args.inputs.length;
+      part({ ...p, loadedBytes: sum('loadedBytes'), totalBytes: known ? sum('totalBytes') : 0 });
     };
-    files.push(await openOne(input, throttled(report), signal, store));
+    files.push(await openOne(input, store, throttled(report), signal, args.cache === 'cross-origin'));
   }
 }
 
-async function openOne(input: Input, report: (p: LoadProgress) => void, signal: AbortSignal, store: Awaited<ReturnType<typeof openStore>>): Promise<Arriving> {
-  if ('blob' in input) return arrived(blobReader(input.blob), false);
-  if (input.url.startsWith('file:')) return arrived(fileReader(new URL(input.url)), false);
-  return obtain(input, store, report, signal);
+async function openOne(input: Input, store: Store | undefined, report: (p: LoadProgress) => void, signal: AbortSignal, share: boolean, keep = kept): Promise<Arriving> {
+  if ('blob' in input) return checked(blobReader(input.blob), input, report, signal);
+  if (isNode && input.url.startsWith('file:')) return checked(fileReader(new URL(input.url)), input, report, signal);
+  return obtain(input, store, { report, signal, fetch: request, keep, share });
 }
 
+/** Leaves reports out that say nothing but a few more bytes. */
 function throttled(report: (p: LoadProgress) => void): (p: LoadProgress) => void {
   let shown = -Infinity;
+  let phase: LoadProgress['phase'] | undefined;
   return (p) => {
     const now = performance.now();
-    if (now - shown < 50 && p.loadedBytes !== p.totalBytes) return;
+    if (now - shown < 50 && p.phase === phase && p.loadedBytes !== p.totalBytes) return;
     shown = now;
+    phase = p.phase;
     report(p);
   };
-}
-
-/** Runs `job` on the engine, between steps. */
-function enter<T>(job: (session: Session) => T): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const go = () => {
-      try {
-        if (!session) throw new ForewordError('invalid_request', 'No model is loaded.');
-        resolve(job(session));
-      } catch (error) {
-        reject(error);
-      }
-    };
-    if (pumping) waiting.push(go);
-    else go();
-  });
-}
-
-/** Submits a request, and follows it to its end. */
-async function run<T>({ part, signal }: { part(chunk: unknown): void; signal: AbortSignal }, submit: (session: Session) => number): Promise<T> {
-  throwIfAborted(signal);
-  const id = await enter(submit);
-  const answer = new Promise<T>((resolve, reject) => open.set(id, { part, resolve: resolve as (value: unknown) => void, reject }));
-  const cancel = () => {
-    open.get(id)?.reject(new ForewordError('cancelled', 'The answer was cancelled.'));
-    open.delete(id);
-    void enter((s) => s.cancel(id)).catch(() => {});
-  };
-  signal.addEventListener('abort', cancel, { once: true });
-  void pump();
-  return answer.finally(() => signal.removeEventListener('abort', cancel));
-}
-
-/** Steps while there is something to do. */
-async function pump(): Promise<void> {
-  if (pumping) return;
-  pumping = true;
-  try {
-    while (session && !session.is_idle()) {
-      await step(session);
-      await breathe();
-      waiting.splice(0).forEach((job) => job());
-    }
-  } catch (error) {
-    const failure = fatal(error, 'There was not enough memory to go on. Load the model again, with a shorter context.');
-    open.forEach((request, id) => {
-      request.reject(failure);
-      session?.cancel(id);
-    });
-    open.clear();
-  } finally {
-    pumping = false;
-    waiting.splice(0).forEach((job) => job());
-  }
-}
-
-/** One step; when the device is lost or refuses commands, the answers go on elsewhere. */
-async function step(s: Session): Promise<void> {
-  try {
-    (JSON.parse(await s.step()) as StepEvent[]).forEach(deliver);
-    proven = true;
-  } catch (error) {
-    const lost = ForewordError.from(error);
-    if (lost.code !== 'device_lost' && lost.code !== 'device_fault') throw error;
-    await restore(s, lost);
-  }
 }
 
 /**
@@ -254,18 +248,18 @@ async function step(s: Session): Promise<void> {
 async function restore(s: Session, lost: ForewordError): Promise<void> {
   const { signal } = new AbortController();
   let failure: unknown = lost;
-  for (const backend of proven && lost.code === 'device_lost' ? ['webgpu', 'cpu'] : ['cpu']) {
+  for (const backend of runner!.proven && lost.code === 'device_lost' ? ['webgpu', 'cpu'] : ['cpu']) {
     const files: Arriving[] = [];
     try {
-      await openAll(origin!, { part() {}, signal }, files);
+      await openAll(origin!, { part: announce.progress, signal }, files);
       if (sizeOf(files) !== loaded!.fileBytes) throw new Error('the file has changed');
       await Promise.all([s.restore(files, backend, () => {}), ...files.map((file) => file.finished)]);
       if (origin!.early) await addSidecar(s, origin!.early, origin!.cache, signal);
-      proven = false;
+      runner!.proven = false;
       const backendReason = backend === 'webgpu' ? 'WebGPU: the GPU was lost, and opened again' : `WASM: ${lost.message}`;
       const { device } = backend === 'webgpu' ? loaded! : JSON.parse(s.info());
       loaded = { ...loaded!, ...JSON.parse(s.info()), device, backendReason };
-      return announce(loaded!);
+      return announce.info(loaded!);
     } catch (error) {
       // After a trap the core is of no use.
       if (error instanceof WebAssembly.RuntimeError) throw error;
@@ -277,46 +271,45 @@ async function restore(s: Session, lost: ForewordError): Promise<void> {
   throw new ForewordError(lost.code, `${lost.message}, and the model could not be loaded again: ${ForewordError.from(failure).message}`, { cause: failure });
 }
 
-function deliver({ id, value, done, error }: StepEvent): void {
-  if (value?.usage && id !== benchmarked) count(value.usage);
-  const request = open.get(id);
-  if (!request) return;
-  if (error) request.reject(new ForewordError(error.code, error.message));
-  else if (value?.usage) last = value.usage;
-  if (done) request.resolve(value);
-  else if (!error) request.part(value);
-  if (done || error) open.delete(id);
+/** The engine is of no use any more: the page ends this worker, which frees its memory. */
+function broken(error: unknown): ForewordError {
+  const failure = ofTrap(error, 'There was not enough memory to go on. Load the model again, with a shorter context.');
+  announce.over(failure);
+  return failure;
 }
 
-function count({ completion_tokens, completion_tokens_details: details }: Usage): void {
-  written.tokens += completion_tokens;
-  written.forwards += details.forwards;
-  written.guessed += details.accepted_prediction_tokens + details.rejected_prediction_tokens;
-  written.accepted += details.accepted_prediction_tokens;
-}
-
-/** A trap leaves the engine in an unknown state: it is not used again. */
-function fatal(error: unknown, outOfMemory: string): ForewordError {
+/** What a trap means. */
+function ofTrap(error: unknown, outOfMemory: string): ForewordError {
   if (!(error instanceof WebAssembly.RuntimeError)) return ForewordError.from(error);
-  session = undefined;
-  // Rust aborts when memory cannot be had; the trap itself does not say so, the size of the memory does.
-  const full = (kernel?.memory.buffer.byteLength ?? 0) > 0.75 * MOST_BYTES || /memory/.test(error.message);
-  return full ? new ForewordError('out_of_memory', outOfMemory) : new ForewordError('internal', `Foreword's core failed: ${error.message}. Load the model again.`);
+  // Rust aborts when memory cannot be had; the trap itself does not say so, the memory does.
+  if (kernel && isFull(kernel.memory)) return new ForewordError('out_of_memory', outOfMemory, { cause: error });
+  return new ForewordError('internal', `Foreword's core failed: ${error.message}. Load the model again.`, { cause: error });
+}
+
+function isFull(memory: WebAssembly.Memory): boolean {
+  if (memory.buffer.byteLength > 0.75 * MOST_BYTES) return true;
+  try {
+    memory.grow(1024);
+    return false;
+  } catch {
+    return true;
+  }
 }
 
 function stats(s: Session): Stats {
   const memory = { ...JSON.parse(s.memory()), wasm: kernel!.memory.buffer.byteLength };
   const kernels = JSON.parse(s.kernels());
   const compileMs = s.compile_ms();
+  const { last, running, written } = runner!;
   const { tokens, ...counts } = written;
   const speculation = origin?.speculate && { ...counts, tokensPerForward: counts.forwards ? tokens / counts.forwards : 0 };
-  return { memory, ...(kernels.length && { kernels }), ...(compileMs && { compileMs }), running: open.size, ...(last && { last }), ...(speculation && { speculation }) };
+  return { memory, ...(kernels.length && { kernels }), ...(compileMs && { compileMs }), running, ...(last && { last }), ...(speculation && { speculation }) };
 }
 
 async function benchmark(args: Omit<BenchmarkOptions, 'signal'>, { signal }: CallContext<'benchmark'>): Promise<BenchmarkResult> {
   const { promptTokens = 512, genTokens = 64, reps = 3 } = args;
-  const context = { part() {}, signal };
-  const once = async (gen: number) => (await run<{ usage: Usage }>(context, (s) => (benchmarked = s.submit_benchmark(promptTokens, gen)))).usage;
+  const context: RunContext = { part() {}, signal };
+  const once = async (gen: number) => (await engine().benchmark<{ usage: Usage }>(context, promptTokens, gen)).usage;
   // The first run warms up: the browser compiles hot code a second time.
   await once(Math.min(genTokens, 8));
   const runs: Usage[] = [];

@@ -2,14 +2,15 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
+import { createRequire } from 'node:module';
 import os from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import * as esbuild from 'esbuild';
-import { build as vite } from 'vite';
+import { build as vite, createServer } from 'vite';
 import webpack from 'webpack';
 import { launch, withPage } from './browser.mjs';
-import { PKG, start } from './server.mjs';
+import { modelPath, PKG, start } from './server.mjs';
 
 const APP = `
 import { Foreword } from 'foreword';
@@ -37,24 +38,49 @@ after(async () => {
 async function answers(out, init = '') {
   const server = await start({ folders: { app: out } });
   try {
-    const context = await browser.newContext();
-    if (init) await context.addInitScript(init);
-    const page = await context.newPage();
-    const errors = [];
-    page.on('pageerror', (error) => errors.push(error.message));
-    await page.goto(`${server.url}/app/`);
-    await page.waitForFunction('globalThis.answer', undefined, { timeout: 60_000 }).catch((e) => assert.fail([e.message, ...errors].join('\n')));
-    assert.match(await page.evaluate('globalThis.answer'), /^ Paris [1-8]$/);
-    await context.close();
+    await answersAt(`${server.url}/app/`, init);
   } finally {
     server.close();
   }
 }
 
+async function answersAt(url, init = '') {
+  const context = await browser.newContext();
+  if (init) await context.addInitScript(init);
+  const page = await context.newPage();
+  const errors = [];
+  page.on('pageerror', (error) => errors.push(error.message));
+  await page.goto(url);
+  await page.waitForFunction('globalThis.answer', undefined, { timeout: 60_000 }).catch((e) => assert.fail([e.message, ...errors].join('\n')));
+  assert.match(await page.evaluate('globalThis.answer'), /^ Paris [1-8]$/);
+  await context.close();
+}
+
+test('the tarball has what an app, its bundler and its lawyer ask for', () => {
+  const { resolve } = createRequire(path.join(folder, 'main.js'));
+  for (const name of ['worker.js', 'thread.js', 'coi.js', 'models.json', 'relaxed.wasm', 'simd.wasm', 'webgpu.wasm', 'grammar.wasm', 'package.json', 'ai-sdk', 'prompt-api']) assert.ok(fs.existsSync(resolve(`foreword/${name}`)), name);
+  const at = (name) => path.join(folder, 'node_modules/foreword', name);
+  for (const name of ['README.md', 'LICENSE']) assert.ok(fs.statSync(at(name)).size > 1000, name);
+  assert.match(fs.readFileSync(at('dist/THIRD-PARTY.txt'), 'utf8'), /hash-wasm [\s\S]+minijinja /);
+  assert.deepEqual(fs.readdirSync(at('dist')).filter((name) => name.endsWith('.d.ts')).sort(), ['ai-sdk.d.ts', 'connect.d.ts', 'error.d.ts', 'index.d.ts', 'openai.d.ts', 'prompt-api.d.ts', 'sessions.d.ts', 'stream.d.ts', 'types.d.ts']);
+});
+
 test('Vite', async () => {
   const outDir = path.join(folder, 'vite');
   await vite({ root: folder, base: './', configFile: false, logLevel: 'warn', build: { outDir, target: 'es2022' } });
   await answers(outDir);
+});
+
+test('the dev server of Vite', async () => {
+  const model = { name: 'model', configureServer: ({ middlewares }) => void middlewares.use('/smol.gguf', (_, response) => fs.createReadStream(modelPath('smol.gguf')).pipe(response)) };
+  const headers = { 'cross-origin-opener-policy': 'same-origin', 'cross-origin-embedder-policy': 'require-corp' };
+  const server = await createServer({ root: folder, configFile: false, logLevel: 'warn', plugins: [model], server: { host: '127.0.0.1', port: 0, headers } });
+  try {
+    await server.listen();
+    await answersAt(`http://127.0.0.1:${server.httpServer.address().port}/`);
+  } finally {
+    await server.close();
+  }
 });
 
 test('webpack', async () => {

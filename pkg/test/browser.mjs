@@ -1,5 +1,7 @@
 // Chromium for tests.
+import assert from 'node:assert/strict';
 import fs from 'node:fs';
+import { isDeepStrictEqual } from 'node:util';
 import { chromium } from 'playwright-core';
 
 const QUIET = ['--disable-background-networking', '--disable-component-update', '--disable-sync', '--no-first-run', '--disable-quic'];
@@ -16,6 +18,22 @@ export function launch(options = {}) {
 const PATIENCE_MS = 300_000;
 /** For benchmarks. */
 export const HOUR_MS = 3_600_000;
+
+/**
+ * Waits until `read` gives `expected` (a value, or a pattern): what an action leads to is seen some time after it, on a busy machine
+ * later. An assertion that follows an action goes through here.
+ */
+export async function until(read, expected, patience = 60_000) {
+  const deadline = Date.now() + patience;
+  const fits = (seen) => (expected instanceof RegExp ? expected.test(seen) : isDeepStrictEqual(seen, expected));
+  let seen = await read();
+  while (!fits(seen) && Date.now() < deadline) {
+    await new Promise((go) => setTimeout(go, 50));
+    seen = await read();
+  }
+  if (expected instanceof RegExp) assert.match(String(seen), expected);
+  else assert.deepEqual(seen, expected);
+}
 
 /** A page in a fresh profile; what `job` throws in it arrives here as `{code, message}`. */
 export async function withPage(browser, url, job, context, patience = PATIENCE_MS) {
@@ -48,24 +66,30 @@ export function inPage(page, body, args = {}) {
   );
 }
 
-/** Runs `code` first in every worker that the page starts: to take from them what some browsers lack. */
-export function inWorkers(page, code) {
-  return page.addInitScript((before) => {
-    const Original = Worker;
-    globalThis.Worker = class extends Original {
-      constructor(url, options) {
-        // The import comes after the code, which a static one would not; messages that arrive meanwhile are kept.
-        const script = `
-          const early = []; const keep = (event) => early.push(event.data); addEventListener('message', keep);
-          ${before};
-          import(${JSON.stringify(new URL(url, location.href).href)}).then(() => {
-            removeEventListener('message', keep);
-            early.forEach((data) => dispatchEvent(new MessageEvent('message', { data })));
-          });`;
-        super(URL.createObjectURL(new Blob([script], { type: 'text/javascript' })), options);
-      }
-    };
-  }, code);
+/**
+ * Runs `code` first in every worker that the page starts, and `inner` in those that these start: to take from them what some
+ * browsers lack.
+ */
+export function inWorkers(page, code, inner) {
+  const wrap = (before) => `(${wrapWorkers})(${JSON.stringify(before)});`;
+  return page.addInitScript(wrap(inner ? wrap(inner) + code : code));
+}
+
+function wrapWorkers(before) {
+  const Original = Worker;
+  globalThis.Worker = class extends Original {
+    constructor(url, options) {
+      // The import comes after the code, which a static one would not; messages that arrive meanwhile are kept.
+      const script = `
+        const early = []; const keep = (event) => early.push(event.data); addEventListener('message', keep);
+        ${before};
+        import(${JSON.stringify(new URL(url, location.href).href)}).then(() => {
+          removeEventListener('message', keep);
+          early.forEach((data) => dispatchEvent(new MessageEvent('message', { data })));
+        });`;
+      super(URL.createObjectURL(new Blob([script], { type: 'text/javascript' })), options);
+    }
+  };
 }
 
 /** What the processes of this test's browsers have (Linux): memory that only they have, in bytes, and threads of workers. */

@@ -1,69 +1,18 @@
 // The core's own tests (op tests, tensor types, families, golden log-probabilities), compiled to WASM by wasm-bindgen-test
-// and run in a browser: with relaxed SIMD, and without. The latter build has the WebGPU backend, for the op tests.
+// and run in a browser. `run.mjs` compiles them before, which takes minutes and has no limit of time.
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import fs from 'node:fs';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { GPU, launch, withPage } from './browser.mjs';
-import { PKG, start } from './server.mjs';
+import { BUILDS, FILES, OUT, ROOT } from './core.mjs';
+import { start } from './server.mjs';
 
-const ROOT = path.join(PKG, '..');
-const TARGET = path.resolve(ROOT, process.env.CARGO_TARGET_DIR ?? 'target');
-const BUILDS = { simd: ['+simd128', '--features=wgpu'], relaxed: ['+simd128,+relaxed-simd'] };
-const FILES = ['ops', 'quant', 'families', 'golden'];
 /** The software GPU compiles some hundred kernels for the op tests, one a second: as long as several tests in a page. */
 const PATIENCE_MS = 600_000;
 
-/** Runs in a worker: files are read synchronously there. */
-const WORKER = (module) => `
-import init, * as bindings from './${module}.js';
-const lines = [];
-self.__wbg_test_invoke = (f) => f();
-self.__wbg_test_output_writeln = (...args) => lines.push(args.map(String).join(' '));
-for (const method of ['debug', 'log', 'info', 'warn', 'error']) {
-  console[method] = (...args) => bindings['__wbgtest_console_' + method](args);
-}
-self.testFile = (name) => {
-  const request = new XMLHttpRequest();
-  request.open('GET', '/' + name, false);
-  request.responseType = 'arraybuffer';
-  request.send();
-  if (request.status !== 200) throw new Error(name + ': HTTP ' + request.status);
-  return new Uint8Array(request.response);
-};
-try {
-  const wasm = await init({ module_or_path: new URL('./${module}_bg.wasm', import.meta.url) });
-  const context = new bindings.WasmBindgenTestContext(false);
-  const names = Object.keys(wasm).filter((name) => name.startsWith('__wbgt_'));
-  const passed = await context.run(names.map((name) => wasm[name]));
-  postMessage({ passed, n: names.length, text: lines.join('\\n') });
-} catch (error) {
-  postMessage({ passed: false, n: 0, text: [...lines, error.stack].join('\\n') });
-}
-`;
-
-/** Compiles the tests; the names of their modules under `out`. */
-function build(name, [features, ...options], out) {
-  const env = { ...process.env, RUSTFLAGS: `-Ctarget-feature=${features}` };
-  const args = ['test', '--locked', '-p', 'foreword', '--target', 'wasm32-unknown-unknown', ...options];
-  args.push('--no-run', '--message-format=json', ...FILES.flatMap((file) => ['--test', file]));
-  const messages = execFileSync('cargo', args, { cwd: ROOT, env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 28 });
-  const built = messages.split('\n').filter(Boolean).map((line) => JSON.parse(line)).filter((m) => m.executable && FILES.includes(m.target?.name));
-  for (const { executable, target } of built) {
-    execFileSync(path.join(TARGET, 'debug/foreword-bindgen'), [executable, out, `${name}-${target.name}`, '--tests'], { stdio: 'inherit' });
-    fs.writeFileSync(path.join(out, `${name}-${target.name}-worker.js`), WORKER(`${name}-${target.name}`));
-  }
-  assert.equal(built.length, FILES.length);
-}
-
-const out = path.join(TARGET, 'test-web');
 let browser, server;
 before(async () => {
-  fs.rmSync(out, { recursive: true, force: true });
-  execFileSync('cargo', ['build', '--locked', '-p', 'foreword-bindgen'], { cwd: ROOT, stdio: 'inherit' });
-  for (const [name, features] of Object.entries(BUILDS)) build(name, features, out);
-  server = await start({ folders: { core: out, data: path.join(ROOT, 'tests/data') } });
+  server = await start({ folders: { core: OUT, data: path.join(ROOT, 'tests/data') } });
   browser = await launch({ args: GPU });
 });
 after(async () => {

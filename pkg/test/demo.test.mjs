@@ -1,23 +1,23 @@
 // The demo page, end to end, with screenshots in test/shots.
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
-import { launch } from './browser.mjs';
-import { modelPath, PKG } from './server.mjs';
+import { launch, until } from './browser.mjs';
+import { buildPage, WWW } from './demo.mjs';
+import { modelPath } from './server.mjs';
 
-const WWW = path.join(PKG, '../www');
 const SHOTS = path.join(import.meta.dirname, 'shots');
 const FILE = 'SmolLM2-135M-Instruct.Q4_1.gguf';
 
 let browser, server, context, page;
 const errors = [];
+/** Waits until the menu has slid in or out. */
+const still = () => until(() => page.evaluate(() => document.querySelector('.sidebar').getAnimations().length), 0);
 const shot = (name) => page.screenshot({ path: path.join(SHOTS, `${name}.png`) });
 
 before(async () => {
-  if (!fs.existsSync(path.join(WWW, 'node_modules'))) execFileSync('npm', ['ci'], { cwd: WWW, stdio: 'inherit' });
-  execFileSync('npm', ['run', 'build'], { cwd: WWW, stdio: 'inherit' });
+  buildPage();
   fs.mkdirSync(SHOTS, { recursive: true });
   const { serve, sidecars } = await import(path.join(WWW, 'serve.mjs'));
   // No headers: the page must isolate itself, as on a static host.
@@ -38,9 +38,9 @@ after(async () => {
 const origin = () => `http://127.0.0.1:${server.address().port}/`;
 /** Sends a message and waits for the end of its answer: for a button that was not there before. */
 async function answered(send) {
-  await page.evaluate(() => document.querySelectorAll('[aria-label="Write anew"]').forEach((button) => (button.dataset.old = '')));
+  await page.evaluate(() => document.querySelectorAll('[aria-label="Answer again"]').forEach((button) => (button.dataset.old = '')));
   await send();
-  await page.waitForSelector('[aria-label="Write anew"]:not([data-old])');
+  await page.waitForSelector('[aria-label="Answer again"]:not([data-old])');
 }
 async function ask(text) {
   await page.fill('#prompt', text);
@@ -77,7 +77,7 @@ test('an answer is stopped, and a message edited', async () => {
   await page.locator('[aria-label=Edit]').last().click();
   await page.locator('.editing textarea').fill('Say hello.');
   await answered(() => page.locator('.editing .primary').click());
-  assert.equal((await texts('user')).at(-1), 'Say hello.');
+  await until(async () => (await texts('user')).at(-1), 'Say hello.');
 });
 
 test('the first word of a long prompt comes early where that was switched on', async () => {
@@ -122,7 +122,7 @@ test('guessed words have a colour where that was switched on, and their figures 
   await page.locator('.guesses', { hasText: /Tokens a forward\s*\d\.\d+ \(\d\.\d+\)\s*Guesses\s*\d+ \(\d+\)\s*Right\s*\d+ % \(\d+ %\)/ }).waitFor();
   await set(0, 96, true);
   await marks.first().waitFor();
-  assert.deepEqual(await texts('assistant'), plain);
+  await until(() => texts('assistant'), plain);
   const colour = (selector) => page.locator(selector).first().evaluate((e) => getComputedStyle(e).color);
   assert.notEqual(await colour('.message.assistant mark'), await colour('.message.assistant .text'));
   for (const colorScheme of ['light', 'dark']) {
@@ -135,7 +135,7 @@ test('guessed words have a colour where that was switched on, and their figures 
 
 test('colours find their words in Markdown, and nothing harmful gets in by them', async () => {
   const { build } = await import(path.join(WWW, 'node_modules/esbuild/lib/main.js'));
-  const bundle = await build({ entryPoints: [path.join(WWW, 'src/markdown.js')], bundle: true, format: 'iife', globalName: 'markdown', write: false });
+  const bundle = await build({ entryPoints: [path.join(WWW, 'src/chat/markdown.js')], bundle: true, format: 'iife', globalName: 'markdown', write: false });
   const blank = await browser.newPage();
   await blank.addScriptTag({ content: bundle.outputFiles[0].text });
   const html = (text, ...words) => {
@@ -161,7 +161,7 @@ test('the keyboard is enough', async () => {
   await page.waitForSelector('[aria-label=Stop]');
   await page.keyboard.press('Escape');
   await page.waitForSelector('[aria-label=Send]');
-  assert.equal(await page.evaluate(() => document.activeElement.id), 'prompt');
+  await until(() => page.evaluate(() => document.activeElement.id), 'prompt');
   // Every control has a name that a screen reader can say.
   const unnamed = await page.evaluate(() =>
     [...document.querySelectorAll('button, input, textarea, a')].filter((e) => !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)).map((e) => e.outerHTML),
@@ -174,13 +174,13 @@ test('the chat survives a reload, without a network', async () => {
   await context.setOffline(true);
   await page.reload();
   await page.waitForSelector('#prompt');
-  assert.deepEqual(await texts('user'), before);
+  await until(() => texts('user'), before);
   await ask('And once more.');
   // What is not on the device cannot be had now, and the page says why.
   await page.locator('.topbar .model').click();
-  await page.locator('.card', { hasText: 'Gemma' }).click();
-  assert.match(await page.locator('[role=alert]').innerText(), /no network/);
-  await page.locator('.card', { hasText: 'SmolLM2' }).click();
+  await page.locator('.card', { hasText: 'Gemma 3 270M' }).click();
+  await page.locator('[role=alert]', { hasText: 'no network' }).waitFor();
+  await page.locator('.card', { hasText: 'SmolLM2 135M' }).click();
   await page.waitForSelector('#prompt');
   await context.setOffline(false);
 });
@@ -188,13 +188,16 @@ test('the chat survives a reload, without a network', async () => {
 test('a phone', async () => {
   await page.setViewportSize({ width: 390, height: 844 });
   await page.waitForFunction(() => document.documentElement.scrollWidth <= innerWidth);
+  await still();
   await shot('phone-dark');
   await page.click('[aria-label=Menu]');
-  await page.waitForTimeout(400);
+  await page.waitForSelector('.menu-open');
+  await still();
   await shot('phone-menu');
   await page.locator('.sidebar .primary').click();
   await page.emulateMedia({ colorScheme: 'light' });
-  await page.waitForTimeout(400);
+  await page.waitForSelector('.shell:not(.menu-open)');
+  await still();
   await shot('phone');
 });
 
@@ -204,7 +207,7 @@ test('the benchmark can be copied as Markdown', async () => {
   await page.locator('.bench .primary').click();
   // It reads 2048 tokens in all, which takes a busy machine longer than anything else here.
   await page.getByText('Copy as Markdown').click({ timeout: 120_000 });
-  assert.match(await page.evaluate(() => navigator.clipboard.readText()), /^\| model \| backend/);
+  await until(() => page.evaluate(() => navigator.clipboard.readText()), /^\| model \| backend/);
   await shot('bench');
 });
 
@@ -218,7 +221,7 @@ test('a wrong address says so, and the page goes on', async () => {
   await page.locator('.topbar .model').click();
   await page.fill('#url', `${origin()}models/none.gguf`);
   await page.keyboard.press('Enter');
-  assert.match(await page.locator('[role=alert]').innerText(), /no file/);
+  await page.locator('[role=alert]', { hasText: 'no file' }).waitFor();
   await page.click('.card');
   await page.waitForSelector('#prompt');
 });

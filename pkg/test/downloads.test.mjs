@@ -1,8 +1,11 @@
 // Downloads and the cache, in a real browser.
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { after, before, test } from 'node:test';
 import { inPage, inWorkers, launch, withPage } from './browser.mjs';
-import { start } from './server.mjs';
+import { start, tiny } from './server.mjs';
+
+const tinySha = createHash('sha256').update(tiny).digest('hex');
 
 let browser, server;
 before(async () => {
@@ -148,3 +151,99 @@ on('without a private file system the Cache API keeps models', async (page) => {
   assert.deepEqual(cached, [false, true, 98362432, 1, true, 0], cached.message);
 });
 
+test('where nothing is kept, what the model took of a file is given up', async () => {
+  const collecting = await launch({ args: ['--headless=new', '--no-sandbox', '--js-flags=--expose-gc'] });
+  try {
+    await withPage(collecting, server.url, async (page) => {
+      // Counts what is alive of all that came from the server.
+      await inWorkers(page, `
+        const { read } = ReadableStreamDefaultReader.prototype;
+        const buffers = [];
+        let fresh = 0;
+        self.most = 0;
+        ReadableStreamDefaultReader.prototype.read = async function () {
+          const result = await read.call(this);
+          const size = result.value?.length ?? 0;
+          buffers.push([new WeakRef(result.value?.buffer ?? {}), size]);
+          if ((fresh += size) < 8e6) return result;
+          fresh = 0;
+          gc();
+          self.most = Math.max(self.most, buffers.reduce((sum, [buffer, size]) => sum + (buffer.deref() ? size : 0), 0));
+          return result;
+        };`);
+      await page.reload();
+      const answer = await inPage(page, async (Foreword) => {
+        const model = (globalThis.kept = await Foreword.load('/smol.gguf?slow=50', { cache: false, threads: 1, contextLength: 256 }));
+        return (await model.completions.create({ prompt: 'The capital of France is', max_tokens: 1, temperature: 0 })).choices[0].text;
+      });
+      assert.equal(answer, ' Paris', answer.message);
+      const most = await page.workers()[0].evaluate(() => self.most);
+      assert.ok(most > 0 && most < 40e6, `${most} bytes of 98 million lay in memory at once`);
+    });
+  } finally {
+    await collecting.close();
+  }
+});
+
+on('where nothing is kept, a file is downloaded once, however fast it comes', async (page) => {
+  const asked = server.requests.length;
+  const failed = await inPage(page, async (Foreword) => {
+    await (await Foreword.load('/smol.gguf', { cache: false, threads: 1, contextLength: 256 })).dispose();
+  });
+  assert.equal(failed?.code, undefined, failed?.message);
+  assert.equal(server.requests.slice(asked).filter(({ sent }) => sent !== undefined).length, 1);
+});
+
+/** Cross-Origin Storage, as the draft has it, in a folder of this site's own; `__asked` are the requests. No browser has it. */
+const SHARED = `
+  navigator.crossOriginStorage = {
+    async requestFileHandle({ algorithm, value }, { create = false } = {}) {
+      const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('stand-in', { create: true });
+      const kept = await folder.getFileHandle('asked', { create: true }).then(async (handle) => ({ handle, before: await (await handle.getFile()).text() }));
+      const note = await kept.handle.createWritable();
+      await note.write(kept.before + algorithm + ' ' + value.slice(0, 4) + (create ? ' create' : '') + ';');
+      await note.close();
+      return folder.getFileHandle(value, { create });
+    },
+  };`;
+
+on('a file is shared with other sites where the browser has Cross-Origin Storage and that was asked for', async (page) => {
+  await inWorkers(page, SHARED);
+  await page.reload();
+  const r = await inPage(page, async (Foreword, { sha256 }) => {
+    const folder = async () => (await navigator.storage.getDirectory()).getDirectoryHandle('stand-in', { create: true });
+    const asked = async () => (await (await (await folder()).getFileHandle('asked', { create: true })).getFile()).text();
+    const load = async (url, options) => {
+      const model = await Foreword.load(url, { sha256, contextLength: 128, ...options });
+      await model.dispose();
+      return model.info.cached;
+    };
+    const out = { plain: [await load('/tiny.gguf?plain'), await asked()] };
+    out.first = [await load('/tiny.gguf?first', { cache: 'cross-origin' }), await asked()];
+    // As another site, which knows the file by another address and has no copy of its own.
+    for (const entry of await Foreword.list()) await Foreword.delete(entry);
+    out.other = [await load('/tiny.gguf?other', { cache: 'cross-origin' }), (await Foreword.list()).length];
+    // What is there under the hash is something else.
+    const broken = await (await (await folder()).getFileHandle(sha256)).createWritable();
+    await broken.write('nonsense');
+    await broken.close();
+    out.broken = await load('/tiny.gguf?broken', { cache: 'cross-origin' });
+    return out;
+  }, { sha256: tinySha });
+  const start = tinySha.slice(0, 4);
+  assert.deepEqual(r, { plain: [false, ''], first: [false, `SHA-256 ${start};SHA-256 ${start} create;`], other: [true, 0], broken: false }, r.message);
+  const fetched = server.requests.map(({ url }) => url).filter((url) => /^\/tiny\.gguf\?(plain|first|other|broken)$/.test(url));
+  assert.deepEqual(fetched, ['/tiny.gguf?plain', '/tiny.gguf?first', '/tiny.gguf?broken']);
+});
+
+on('a browser without Cross-Origin Storage, and one that refuses, download as always', async (page) => {
+  const load = () => inPage(page, async (Foreword, { sha256 }) => {
+    const model = await Foreword.load('/tiny.gguf?refused', { sha256, cache: 'cross-origin', contextLength: 128 });
+    await Foreword.delete('/tiny.gguf?refused').catch(() => {});
+    return model.info.cached;
+  }, { sha256: tinySha });
+  assert.equal(await load(), false);
+  await inWorkers(page, `navigator.crossOriginStorage = { requestFileHandle: async () => { throw new DOMException('no', 'NotAllowedError'); } };`);
+  await page.reload();
+  assert.equal(await load(), false);
+});

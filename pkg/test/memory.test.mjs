@@ -34,12 +34,12 @@ withMemory('a device that cannot reserve 4 GiB takes less, and keeps its threads
 });
 
 const cap = 'limits = { ...limits, maximum: 2000 }';
-withMemory('where memory ends while a model loads, a shorter context helps, as the error says', cap, async (page) => {
+withMemory('where memory ends while a prompt is read, that request fails, and shorter ones are answered', cap, async (page) => {
   const r = await inPage(page, async (Foreword) => {
-    const load = (contextLength) => Foreword.load('/smol.gguf', { threads: 2, contextLength });
-    const error = await load(8192).then(() => ({}), (e) => e);
-    const model = await load(256);
-    const { usage } = await model.completions.create({ prompt: 'Once', max_tokens: 2 });
+    const model = await Foreword.load('/smol.gguf', { threads: 2, contextLength: 8192 });
+    const ask = (prompt) => model.completions.create({ prompt, max_tokens: 2, ignore_eos: true });
+    const error = await ask('Once upon a time '.repeat(1000)).then(() => ({}), (e) => e);
+    const { usage } = await ask('Once');
     return { name: error.name, code: error.code, message: error.message, after: usage.completion_tokens };
   });
   assert.deepEqual([r.name, r.code, r.after], ['ForewordError', 'out_of_memory', 2], r.message);
@@ -57,5 +57,34 @@ test('a thread that does not start is an error', () =>
     const failed = await load(2);
     assert.equal(failed.code, 'internal', failed.message);
     assert.match(failed.message, /thread could not be started: .+ take fewer threads/);
+    assert.equal(await load(1), 1);
+  }));
+
+/** A thread's life as a trap ends it: it enters the first region that opens, and never leaves. */
+const TRAP = `
+  const { instantiate } = WebAssembly;
+  WebAssembly.instantiate = async (...args) => {
+    const instance = await instantiate(...args);
+    const worker_main = (address) => {
+      // The pool's word that counts the workers in a region; negative while there is none.
+      const words = new Int32Array(instance.exports.memory.buffer);
+      let inside = address / 4;
+      while (words[inside] !== -(2 ** 31)) inside++;
+      for (;;) {
+        while (Atomics.load(words, inside) < 0);
+        if (Atomics.add(words, inside, 1) >= 0) throw new WebAssembly.RuntimeError('unreachable');
+        Atomics.sub(words, inside, 1);
+      }
+    };
+    return Object.defineProperty(instance, 'exports', { value: { ...instance.exports, worker_main } });
+  };`;
+
+test('a thread that traps is an error, and nobody waits for it', () =>
+  withPage(browser, server.url, async (page) => {
+    await inWorkers(page, '', TRAP);
+    await page.reload();
+    const load = (threads) => inPage(page, async (Foreword, { threads }) => (await Foreword.load('/smol.gguf', { cache: false, threads, contextLength: 256 })).info.threads, { threads });
+    const failed = await load(2);
+    assert.equal(failed.code, 'internal', failed.message);
     assert.equal(await load(1), 1);
   }));

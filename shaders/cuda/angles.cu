@@ -12,7 +12,7 @@ extern "C" __global__ void angles_kernel(const Params p) {
     if (i >= p.plan[0] * p.half) {
         return;
     }
-    Span span = span_of(p.plan, i / p.half);
-    double angle = (double)(span.prefix + span.n_extra - 1) * (double)p.freqs[i % p.half];
+    double position = p.plan[step_of(p.plan).positions + i / p.half];
+    double angle = position * (double)p.freqs[i % p.half];
     p.angles[i] = make_float2((float)cos(angle) * p.magnitude, (float)sin(angle) * p.magnitude);
 }

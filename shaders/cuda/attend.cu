@@ -22,13 +22,30 @@ struct Params {
     unsigned group;
     // 0: none.
     unsigned window;
+    // Whether a window lies around its token's position.
+    unsigned centered;
     float scale;
     float softcap;
 };
 
-__device__ __forceinline__ unsigned first_visible(const Params& p, const Span& span) {
+__device__ __forceinline__ unsigned first_visible(const Params& p, unsigned row, const Span& span) {
+    if (p.window == 0) {
+        return 0;
+    }
+    if (p.centered) {
+        unsigned own = p.plan[step_of(p.plan).positions + row];
+        return own - min(own, p.window / 2);
+    }
     unsigned len = span.prefix + span.n_extra;
-    return p.window == 0 || p.window >= len ? 0 : len - p.window;
+    return len - min(len, p.window);
+}
+
+// Behind the last position of the table that a token sees.
+__device__ __forceinline__ unsigned end_visible(const Params& p, unsigned row, const Span& span) {
+    if (p.window == 0 || !p.centered) {
+        return span.prefix;
+    }
+    return min(span.prefix, p.plan[step_of(p.plan).positions + row] + p.window / 2 + 1);
 }
 
 // 32 positions: of the table, or, where `token` is one of the tile, of its extra cells.
@@ -72,8 +89,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attend_kernel(const Params
     unsigned start = 0xffffffffu, end = 0;
     for (unsigned i = 0; i < n_tokens; i++) {
         Span span = span_of(p.plan, first + i);
-        start = min(start, first_visible(p, span));
-        end = max(end, span.prefix);
+        start = min(start, first_visible(p, first + i, span));
+        end = max(end, end_visible(p, first + i, span));
     }
     start = start / 32 * 32;
     unsigned rounds = end > start ? (end - start + 31) / 32 : 0;
@@ -129,8 +146,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attend_kernel(const Params
             unsigned owner = query / p.group;
             Span span = span_of(p.plan, first + owner);
             unsigned position = (round.in_table ? 0 : own.prefix) + round.start + lane;
-            bool visible = lane < round.count && position >= first_visible(p, span)
-                && (round.in_table ? position < span.prefix : owner == round.token);
+            bool visible = lane < round.count && position >= first_visible(p, first + owner, span)
+                && (round.in_table ? position < end_visible(p, first + owner, span) : owner == round.token);
             float score = p.softcap != 0.0f ? p.softcap * tanhf(dots[j] / p.softcap) : dots[j];
             float most = fmaxf(largest[j], warp_max(visible ? score : NONE));
             float weight = visible ? expf(score - most) : 0.0f;

@@ -3,6 +3,10 @@ struct Params {
     const unsigned* plan;
     // [parts, n, n_heads, dim + 2]: sums, the largest score, the sum of weights.
     const float* partials;
+    // [n_heads]: a score that has no value; null: none.
+    const float* sinks;
+    // [n, n_heads, dim]: what is made is multiplied by its logistic function; null: none.
+    const float* gate;
     Operand out;
     unsigned n_parts;
     unsigned n_heads;
@@ -23,13 +27,19 @@ extern "C" __global__ void combine_kernel(const Params p) {
         for (unsigned i = 1; i < p.n_parts; i++) {
             largest = fmaxf(largest, part[i * stride + p.dim]);
         }
-        float sum = 0.0f;
+        if (p.sinks != nullptr) {
+            largest = fmaxf(largest, p.sinks[head]);
+        }
+        float sum = p.sinks != nullptr ? expf(p.sinks[head] - largest) : 0.0f;
         for (unsigned i = 0; i < p.n_parts; i++) {
             float weight = expf(part[i * stride + p.dim] - largest);
             value += weight * part[i * stride + column % p.dim];
             sum += weight * part[i * stride + p.dim + 1];
         }
         value /= sum;
+        if (p.gate != nullptr) {
+            value /= 1.0f + expf(-p.gate[(size_t)blockIdx.y * p.n_heads * p.dim + column]);
+        }
     }
     store_operand(p.out, blockIdx.y, column / 32, value);
 }

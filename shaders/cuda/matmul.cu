@@ -9,7 +9,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) matmul_kernel(const Par
     __shared__ uint2 scales[STAGE][TOKENS];
     unsigned lane = threadIdx.x % 32;
     unsigned g = lane / 4, t = lane % 4;
-    unsigned n = n_tokens(p), groups = p.x.groups, first = blockIdx.y * TOKENS, inside;
+    unsigned n = p.n, groups = p.x.groups, first = blockIdx.y * TOKENS, inside;
     unsigned panel_of_grid = blockIdx.x * WARPS + threadIdx.x / 32;
     bool works = panel_of_grid < p.n_panels;
     const Product& product = product_of(p, panel_of_grid, inside);

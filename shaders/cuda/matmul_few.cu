@@ -6,22 +6,27 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) matmul_few_kernel(const
     __shared__ float sums[WARPS][TILES * 8][16];
     unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     unsigned g = lane / 4, t = lane % 4;
-    unsigned n = n_tokens(p), groups = p.x.groups, first = blockIdx.y * TILES * 8, inside;
-    const Product& product = product_of(p, blockIdx.x, inside);
-    const unsigned* panel = product.weight + (size_t)inside * groups * GROUP;
+    unsigned groups = p.x.groups;
+    const Work work = work_of(p, TILES * 8);
+    if (work.first >= work.end) {
+        return;
+    }
+    const unsigned* panel = panel_of(p, work, groups * GROUP);
     const uint2* codes_of_x = (const uint2*)p.x.codes;
     float acc[TILES][4] = {};
+    size_t mine[TILES], even[TILES], odd[TILES];
+    for (unsigned i = 0; i < TILES; i++) {
+        mine[i] = input_of(p, work, work.first + 8 * i + g) * groups;
+        even[i] = input_of(p, work, work.first + 8 * i + 2 * t) * groups;
+        odd[i] = input_of(p, work, work.first + 8 * i + 2 * t + 1) * groups;
+    }
 #pragma unroll 2
     for (unsigned group = warp; group < groups; group += WARPS) {
         Tile tile;
         load_tile(tile, panel + (size_t)group * GROUP, g, t);
         for (unsigned i = 0; i < TILES; i++) {
-            // Tokens behind the last one repeat it and are not stored.
-            size_t mine = min(first + 8 * i + g, n - 1);
-            size_t even = min(first + 8 * i + 2 * t, n - 1);
-            size_t odd = min(first + 8 * i + 2 * t + 1, n - 1);
-            uint2 scale[2] = {p.x.scales[even * groups + group], p.x.scales[odd * groups + group]};
-            add_tile(acc[i], tile, codes_of_x[(mine * groups + group) * 4 + t], scale);
+            uint2 scale[2] = {p.x.scales[even[i] + group], p.x.scales[odd[i] + group]};
+            add_tile(acc[i], tile, codes_of_x[(mine[i] + group) * 4 + t], scale);
         }
     }
     for (unsigned i = 0; i < TILES; i++) {
@@ -35,6 +40,6 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) matmul_few_kernel(const
         for (unsigned w = 0; w < WARPS; w++) {
             sum += sums[w][i / 16][i % 16];
         }
-        finish(product, n, first + i / 16, inside * 16 + i % 16, sum);
+        store(p, work, work.first + i / 16, i % 16, sum);
     }
 }

@@ -5,9 +5,16 @@ constexpr unsigned WARPS = 8;
 extern "C" __global__ void __launch_bounds__(WARPS * 32) matmul_float_kernel(const Params p) {
     __shared__ float sums[WARPS * 2][TOKENS][16];
     unsigned r = threadIdx.x % 16, slice = threadIdx.x / 16;
-    unsigned n = n_tokens(p), groups = p.x.groups, first = blockIdx.y * TOKENS, inside;
-    const Product& product = product_of(p, blockIdx.x, inside);
-    const unsigned* panel = product.weight + (size_t)inside * groups * GROUP;
+    unsigned groups = p.x.groups;
+    const Work work = work_of(p, TOKENS);
+    if (work.first >= work.end) {
+        return;
+    }
+    const unsigned* panel = panel_of(p, work, groups * GROUP);
+    size_t rows[TOKENS];
+    for (unsigned token = 0; token < TOKENS; token++) {
+        rows[token] = input_of(p, work, work.first + token) * groups;
+    }
     float acc[TOKENS] = {};
     for (unsigned group = slice / 2; group < groups; group += WARPS) {
         for (unsigned i = 0; i < 4; i++) {
@@ -15,8 +22,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) matmul_float_kernel(con
             float4 w = quad_at(panel + (size_t)group * GROUP, r, q);
 #pragma unroll
             for (unsigned token = 0; token < TOKENS; token++) {
-                size_t row = min(first + token, n - 1);
-                float4 x = ((const float4*)p.x.floats)[(row * groups + group) * 8 + q];
+                float4 x = ((const float4*)p.x.floats)[(rows[token] + group) * 8 + q];
                 acc[token] += w.x * x.x + w.y * x.y + w.z * x.z + w.w * x.w;
             }
         }
@@ -30,6 +36,6 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) matmul_float_kernel(con
         for (unsigned s = 0; s < WARPS * 2; s++) {
             sum += sums[s][i / 16][i % 16];
         }
-        finish(product, n, first + i / 16, inside * 16 + i % 16, sum);
+        store(p, work, work.first + i / 16, i % 16, sum);
     }
 }

@@ -1,19 +1,26 @@
-// x += delta; out = x / rms(x) * weight. One block a row.
+// x = gain (x + delta); y = x / rms(x) * weight, or LayerNorm; out = y. One block a row.
 constexpr unsigned WARPS = 8;
 
 struct Params {
     const unsigned* plan;
     float* x;
+    // Null: y = x.
     const float* weight;
     // Null: none.
     const float* delta;
     const float* delta_norm;
+    const float* bias;
     Operand out;
     unsigned dim;
     // Rows are the plan's outputs.
     unsigned outputs;
+    // The mean is subtracted.
+    unsigned centered;
+    // x = y, too.
+    unsigned replaces;
     float eps;
     float delta_scale;
+    float gain;
 };
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32) norm_kernel(const Params p) {
@@ -29,17 +36,37 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) norm_kernel(const Param
         scale /= sqrtf(block_sum<WARPS>(squares) / p.dim + p.eps);
     }
     // Each thread reads back only what it wrote itself.
-    float squares = 0.0f;
+    float sum = 0.0f, squares = 0.0f;
     for (unsigned i = threadIdx.x; i < p.dim; i += WARPS * 32) {
         float v = x[i];
         if (p.delta != nullptr) {
-            v += delta[i] * scale * (p.delta_norm != nullptr ? p.delta_norm[i] : 1.0f);
+            v = (v + delta[i] * scale * (p.delta_norm != nullptr ? p.delta_norm[i] : 1.0f)) * p.gain;
             x[i] = v;
         }
+        sum += v;
         squares += v * v;
     }
+    float mean = 0.0f;
+    if (p.centered) {
+        mean = block_sum<WARPS>(sum) / p.dim;
+        squares = 0.0f;
+        for (unsigned i = threadIdx.x; i < p.dim; i += WARPS * 32) {
+            squares += (x[i] - mean) * (x[i] - mean);
+        }
+    }
     float inverse = 1.0f / sqrtf(block_sum<WARPS>(squares) / p.dim + p.eps);
-    for (unsigned i = threadIdx.x; i < p.out.groups * 32; i += WARPS * 32) {
-        store_operand(p.out, blockIdx.x, i / 32, i < p.dim ? x[i] * inverse * p.weight[i] : 0.0f);
+    // Without an operand it has no groups.
+    for (unsigned i = threadIdx.x; i < max(p.out.groups * 32, p.dim); i += WARPS * 32) {
+        float y = 0.0f;
+        if (i < p.dim) {
+            y = p.weight != nullptr ? (x[i] - mean) * inverse * p.weight[i] : x[i];
+            y += p.bias != nullptr ? p.bias[i] : 0.0f;
+            if (p.replaces) {
+                x[i] = y;
+            }
+        }
+        if (p.out.groups > 0) {
+            store_operand(p.out, blockIdx.x, i / 32, y);
+        }
     }
 }

@@ -23,7 +23,27 @@ struct Params {
     // Neighbours are pairs.
     unsigned adjacent;
     float eps;
+    // Norms come behind the rotation.
+    unsigned norm_last;
+    // Queries grow by 1 + temperature * ln(1 + position / length).
+    float temperature;
+    unsigned length;
+    // Values are normed, too, without weights.
+    unsigned norm_values;
 };
+
+// head = head / rms(head) * weight, by the threads of the block; null: without weights.
+__device__ __forceinline__ void normalise(float* head, const float* weight, float eps) {
+    float squares = 0.0f;
+    for (unsigned i = threadIdx.x; i < DIM; i += THREADS) {
+        squares += head[i] * head[i];
+    }
+    float scale = 1.0f / sqrtf(block_sum<WARPS>(squares) / DIM + eps);
+    for (unsigned i = threadIdx.x; i < DIM; i += THREADS) {
+        head[i] *= scale * (weight != nullptr ? weight[i] : 1.0f);
+    }
+    __syncthreads();
+}
 
 extern "C" __global__ void __launch_bounds__(THREADS) rope_append_kernel(const Params p) {
     __shared__ float head[DIM];
@@ -39,17 +59,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) rope_append_kernel(const P
         head[i] = source[i];
     }
     __syncthreads();
-    const float* weight = is_query ? p.q_norm : p.k_norm;
-    if (!is_value && weight != nullptr) {
-        float squares = 0.0f;
-        for (unsigned i = t; i < DIM; i += THREADS) {
-            squares += head[i] * head[i];
-        }
-        float scale = 1.0f / sqrtf(block_sum<WARPS>(squares) / DIM + p.eps);
-        for (unsigned i = t; i < DIM; i += THREADS) {
-            head[i] *= scale * weight[i];
-        }
-        __syncthreads();
+    const float* weight = is_query ? p.q_norm : is_value ? nullptr : p.k_norm;
+    bool has_norm = is_value ? p.norm_values != 0 : weight != nullptr;
+    if (has_norm && !p.norm_last) {
+        normalise(head, weight, p.eps);
     }
     if (!is_value) {
         for (unsigned i = t; i < p.half; i += THREADS) {
@@ -62,9 +75,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) rope_append_kernel(const P
         }
         __syncthreads();
     }
+    if (has_norm && p.norm_last) {
+        normalise(head, weight, p.eps);
+    }
     if (is_query) {
+        unsigned steps = p.plan[step_of(p.plan).positions + row] / p.length;
+        float growth = 1.0f + p.temperature * logf(1.0f + steps);
         for (unsigned i = t; i < DIM; i += THREADS) {
-            p.q[of_query + i] = head[i];
+            p.q[of_query + i] = head[i] * growth;
         }
         return;
     }

@@ -17,7 +17,7 @@ fn measure_tokens(first: u32, t: u32) {
     }
     workgroupBarrier();
     for (var i = t / 8u; i < TOKENS; i += 8u) {
-        let at = min(first + i, n_tokens() - 1u) * params.groups * 8u + t % 8u;
+        let at = min(first + i, end_of_tokens() - 1u) * params.groups * 8u + t % 8u;
         var largest = vec4<f32>();
         for (var g = 0u; g < params.groups; g++) {
             largest = max(largest, abs(x[at + 8u * g]));

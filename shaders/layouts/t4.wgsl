@@ -1,4 +1,4 @@
-// Four bits that index a table (VALUES, a line of the linker), as u4; then the scale as a float, one word a row.
+// Four bits that index a table, as u4; then the scale as a float, one word a row.
 const GROUP: u32 = 20u;
 
 struct Raw {
@@ -8,12 +8,6 @@ struct Raw {
 
 fn load(at: u32, r: u32) -> Raw {
     return Raw(w[at + r], bitcast<f32>(w[at + 16u + (r >> 2u)][r & 3u]));
-}
-
-fn looked_up(word: u32) -> vec4<f32> {
-    var values = VALUES;
-    let i = unpack4xU8(word);
-    return vec4<f32>(values[i.x], values[i.y], values[i.z], values[i.w]);
 }
 
 fn codes(raw: Raw, h: u32) -> mat4x4<f32> {

@@ -1,17 +1,17 @@
 //! What a device must be able to do: the trait [`Backend`], fused ops at the grain of one kernel launch.
 //!
-//! Memory belongs to the backend; the code above holds small copyable handles. A step is [`Backend::begin`], a sequence
+//! Memory belongs to the backend; the code above holds small copyable handles. What was made for one file is a [`Scope`], and is
+//! given back as one ([`Backend::release`]); a handle of it panics from then on, whatever takes its place. A step is [`Backend::begin`], a sequence
 //! of ops, and [`send`](Backend::send) of the few numbers that the sampler needs. The CPU runs each op at once;
 //! GPU backends record, submit once and map once. Shapes are checked above this trait (in `model/`); a backend reports
 //! only what nobody could foresee: out of memory and device lost.
 //!
 //! All matrices are row-major, one row a token, f32 unless said otherwise.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::quant::TensorType;
-use std::future::Future;
+use crate::send::{BoxFuture, MaybeSend};
 use std::ops::Range;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
 pub mod cpu;
@@ -20,7 +20,12 @@ pub mod cuda;
 #[cfg(not(feature = "cuda"))]
 #[path = "no_cuda.rs"]
 mod cuda;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod gpu;
+mod handles;
 mod open;
+mod ops;
+mod scan;
 mod trial;
 #[cfg(feature = "wgpu")]
 pub mod webgpu;
@@ -28,28 +33,18 @@ pub mod webgpu;
 #[path = "no_webgpu.rs"]
 mod webgpu;
 
-pub use open::{Choice, open};
+pub use cpu::simd::Level;
+pub use handles::{Buf, Cache, Operand, Scope, Weight};
+pub use open::{Choice, Options, open};
+pub use ops::{
+    Activation, Attend, Before, ConvForm, Delta, Epilogue, Experts, Gate, GatedNorm, LinearAttend, MAX_EXPERTS,
+    MAX_KEY_DIM, MAX_SELECTED, MAX_TAPS, Norm, NormWeights, Product, ReadCells, RopeAppend, RopePairs, Routing, Rows,
+    Rule, Scores, Select, Shared, ShortConv, Stack, StateStep, Temperature,
+};
 pub use trial::trial;
 
 /// Tokens in a block of the paged KV cache.
 pub const BLOCK: usize = 32;
-
-/// An f32 matrix `[rows, cols]` in the backend's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Buf(pub u32);
-
-/// The left side of a matrix product, `[rows, cols]`, in the form that the backend's kernels read: on the CPU, 8-bit
-/// integers with a scale for every 32 values, plain f32 for float weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Operand(pub u32);
-
-/// A weight matrix `[rows, cols]` (`rows` outputs, `cols` inputs), repacked, still quantized.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Weight(pub u32);
-
-/// Paged keys and values of all layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cache(pub u32);
 
 /// Number format of a KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -74,31 +69,107 @@ impl CacheType {
     }
 }
 
-/// Shape of a [`Cache`]: `n_blocks` blocks of [`BLOCK`] cells; a cell holds keys and values `[n_kv_heads, head_dim]` of
-/// every layer.
+/// What one layer keeps of one token: a key and a value for each of `n_kv_heads` heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CacheShape {
-    /// Transformer layers.
-    pub n_layers: usize,
-    /// Key/value heads of a layer.
+pub struct CellShape {
+    /// Key/value heads.
     pub n_kv_heads: usize,
     /// Values of a head.
     pub head_dim: usize,
     /// Number format.
     pub ty: CacheType,
-    /// Blocks of [`BLOCK`] tokens.
-    pub n_blocks: usize,
 }
 
-impl CacheShape {
+impl CellShape {
+    /// Bytes of a cell.
+    pub const fn bytes(&self) -> usize {
+        2 * self.n_kv_heads * self.ty.bytes(self.head_dim)
+    }
+}
+
+/// What a layer keeps of the tokens that it has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerCache {
+    /// Keys and values of every token, in blocks of cells.
+    Paged(CellShape),
+    /// One state for a whole sequence, in a slot of so many floats.
+    State {
+        /// Floats of a slot.
+        floats: usize,
+    },
+    /// Nothing: it attends to the keys and values of this earlier, paged layer.
+    SharedWith(usize),
+}
+
+/// Shape of a [`Cache`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheSpec {
+    /// What each layer keeps.
+    pub layers: Vec<LayerCache>,
+    /// Blocks of [`BLOCK`] cells that each paged layer has.
+    pub n_blocks: usize,
+    /// Slots that each layer with a state has.
+    pub n_slots: usize,
+}
+
+impl CacheSpec {
+    /// A cache of `n_layers` paged layers of one shape.
+    pub fn paged(n_layers: usize, shape: CellShape, n_blocks: usize) -> Self {
+        CacheSpec { layers: vec![LayerCache::Paged(shape); n_layers], n_blocks, n_slots: 0 }
+    }
+
     /// Bytes of keys and values of one token over all layers.
-    pub const fn bytes_per_token(&self) -> usize {
-        2 * self.n_layers * self.n_kv_heads * self.ty.bytes(self.head_dim)
+    pub fn bytes_per_token(&self) -> usize {
+        let bytes = |layer: &LayerCache| if let LayerCache::Paged(shape) = layer { shape.bytes() } else { 0 };
+        self.layers.iter().map(bytes).fold(0, usize::saturating_add)
+    }
+
+    /// Bytes of the keys and values of each layer.
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    pub(crate) fn layer_bytes(&self) -> impl Iterator<Item = usize> {
+        let bytes = |layer: &LayerCache| if let LayerCache::Paged(shape) = layer { shape.bytes() } else { 0 };
+        self.layers.iter().map(move |layer| self.n_blocks.saturating_mul(BLOCK).saturating_mul(bytes(layer)))
+    }
+
+    /// Whether a layer keeps a state.
+    pub fn has_states(&self) -> bool {
+        self.layers.iter().any(|layer| matches!(layer, LayerCache::State { .. }))
+    }
+
+    /// For backends: shapes of the paged layers in order, and for every layer the index there of what it attends to; `usize::MAX`
+    /// for one with a state.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Unsupported`] where a layer shares those of one that is not an earlier paged one.
+    pub fn paged_layers(&self) -> Result<(Vec<CellShape>, Vec<usize>)> {
+        let (mut shapes, mut index) = (Vec::new(), Vec::<usize>::new());
+        for (i, layer) in self.layers.iter().enumerate() {
+            match *layer {
+                LayerCache::Paged(shape) => {
+                    index.push(shapes.len());
+                    shapes.push(shape);
+                }
+                LayerCache::State { .. } => index.push(usize::MAX),
+                LayerCache::SharedWith(other) if other < i && index[other] != usize::MAX => index.push(index[other]),
+                LayerCache::SharedWith(other) => {
+                    return Err(Error::unsupported(format!("layer {i} cannot share the cache of layer {other}")));
+                }
+            }
+        }
+        Ok((shapes, index))
+    }
+
+    /// For backends: floats of the states of each layer, in all slots; 0 for layers without.
+    pub fn state_floats(&self) -> impl Iterator<Item = usize> {
+        self.layers.iter().map(|layer| match layer {
+            LayerCache::State { floats } => self.n_slots.saturating_mul(*floats),
+            _ => 0,
+        })
     }
 }
 
 /// What a token of a [`Plan`] sees: the cells of positions `0..prefix` of its block table, then `extra` cells, whose
-/// positions go on from `prefix`. The last visible cell is the token's own.
+/// positions go on from `prefix`. Where attention is causal, the last visible cell is the token's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Span {
     /// Start of the sequence's block table in [`Plan::blocks`].
@@ -129,10 +200,11 @@ impl Span {
 pub struct Plan {
     /// Vocabulary ids `[n]`, or rows of `chosen`.
     pub tokens: Vec<u32>,
-    /// Where set, what [`Select`] made with `k = 1` in the step before: the tokens are the columns in these rows, known on the
-    /// device only.
+    /// Set where only the device knows the tokens: what [`Select`] with `k = 1` made in the step before. `tokens` are rows of it
+    /// then, and the column in each row is the token.
     pub chosen: Option<Buf>,
-    /// Positions `[n]`; always `spans[i].len() - 1`.
+    /// Positions `[n]`, by which queries and keys are rotated. They need not be those of the cells: what a token sees, and where
+    /// a window begins, is counted in the cells of its span.
     pub positions: Vec<u32>,
     /// Cell that receives the token's key and value `[n]`.
     pub cells: Vec<u32>,
@@ -144,17 +216,32 @@ pub struct Plan {
     pub extras: Vec<u32>,
     /// Rows whose logits are wanted, ascending.
     pub outputs: Vec<u32>,
+    /// What is to be done to states, in this order, before the rows run.
+    pub states: Vec<StateStep>,
+    /// What lies before each token `[n]`; empty where layers keep no states.
+    pub before: Vec<Before>,
 }
 
 impl Plan {
+    /// The rows of an operand, and of what is made of it, for tokens of this plan.
+    pub fn places(&self, rows: Rows) -> Range<usize> {
+        match rows {
+            Rows::All => 0..self.tokens.len(),
+            Rows::Outputs => 0..self.outputs.len(),
+            Rows::Run { start, end } => start as usize..end as usize,
+        }
+    }
+
     /// Empties the plan and keeps its memory.
     pub fn clear(&mut self) {
-        let Plan { tokens, chosen, positions, cells, spans, blocks, extras, outputs } = self;
+        let Plan { tokens, chosen, positions, cells, spans, blocks, extras, outputs, states, before } = self;
         *chosen = None;
         for list in [tokens, positions, cells, blocks, extras, outputs] {
             list.clear();
         }
         spans.clear();
+        states.clear();
+        before.clear();
     }
 }
 
@@ -167,7 +254,7 @@ impl Clone for Plan {
 
     /// Keeps the vectors' memory, which the derived form does not: a decode step allocates nothing.
     fn clone_from(&mut self, source: &Self) {
-        let Plan { tokens, chosen, positions, cells, spans, blocks, extras, outputs } = source;
+        let Plan { tokens, chosen, positions, cells, spans, blocks, extras, outputs, states, before } = source;
         self.chosen = *chosen;
         self.tokens.clone_from(tokens);
         self.positions.clone_from(positions);
@@ -176,173 +263,10 @@ impl Clone for Plan {
         self.blocks.clone_from(blocks);
         self.extras.clone_from(extras);
         self.outputs.clone_from(outputs);
+        self.states.clone_from(states);
+        self.before.clone_from(before);
     }
 }
-
-/// Which rows of the step an op covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
-    /// Every token of the plan.
-    All,
-    /// Only [`Plan::outputs`]; the result's rows are compacted.
-    Outputs,
-}
-
-/// Something to add to the residual stream before a norm.
-#[derive(Clone, Copy, Debug)]
-pub struct Delta {
-    /// `[n, dim]`.
-    pub buf: Buf,
-    /// Weights `[dim]` of an RMS norm applied to `buf` first (post-norm models).
-    pub norm: Option<Buf>,
-    /// Factor applied after the norm.
-    pub scale: f32,
-}
-
-/// RMS norm of the residual stream: `x += delta; out = x / rms(x) * weight`.
-#[derive(Clone, Copy, Debug)]
-pub struct Norm {
-    /// Residual stream `[n, dim]`, updated by `delta`.
-    pub x: Buf,
-    /// Added first.
-    pub delta: Option<Delta>,
-    /// Weights `[dim]`.
-    pub weight: Buf,
-    /// Added to the mean square.
-    pub eps: f32,
-    /// Receives the normalised rows.
-    pub out: Operand,
-    /// Rows covered.
-    pub rows: Rows,
-}
-
-/// One product of [`Backend::matmul`]: `out = f(operand · weightᵀ)`.
-#[derive(Clone, Copy, Debug)]
-pub struct Product {
-    /// `[rows, cols]`.
-    pub weight: Weight,
-    /// `[n, rows]`.
-    pub out: Buf,
-    /// What happens to a result before it is stored.
-    pub epilogue: Epilogue,
-}
-
-/// `y = scale * product + bias; y = softcap * tanh(y / softcap); out = accumulate ? out + y : y`.
-#[derive(Clone, Copy, Debug)]
-pub struct Epilogue {
-    /// Factor on the product.
-    pub scale: f32,
-    /// `[rows]`.
-    pub bias: Option<Buf>,
-    /// 0 for none.
-    pub softcap: f32,
-    /// Add to what `out` holds.
-    pub accumulate: bool,
-}
-
-impl Epilogue {
-    /// Stores the plain product.
-    pub const STORE: Epilogue = Epilogue { scale: 1.0, bias: None, softcap: 0.0, accumulate: false };
-}
-
-/// How rotary embedding pairs up the dimensions of a head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RopePairs {
-    /// `(0, 1), (2, 3), …` (ggml "norm": llama).
-    Adjacent,
-    /// `(0, d/2), (1, d/2 + 1), …` (ggml "neox": qwen, gemma, phi).
-    Halves,
-}
-
-/// RMS norm of each query and key head, rotary embedding, and writing of keys and values into the cache at
-/// [`Plan::cells`].
-#[derive(Clone, Copy, Debug)]
-pub struct RopeAppend {
-    /// `[n, n_heads * head_dim]`, rotated in place; `None` when only the cache is filled (KV prediction).
-    pub q: Option<Buf>,
-    /// `[n, n_kv_heads * head_dim]`, before rotary embedding.
-    pub k: Buf,
-    /// `[n, n_kv_heads * head_dim]`.
-    pub v: Buf,
-    /// Query heads.
-    pub n_heads: usize,
-    /// Weights `[head_dim]` of the query norm.
-    pub q_norm: Option<Buf>,
-    /// Weights `[head_dim]` of the key norm.
-    pub k_norm: Option<Buf>,
-    /// Of the norms.
-    pub eps: f32,
-    /// Angle a position `[rope_dim / 2]`; the dimensions of a head behind `rope_dim` are not rotated.
-    pub freqs: Buf,
-    /// Rotated dimensions of a head.
-    pub rope_dim: usize,
-    /// Pairing.
-    pub pairs: RopePairs,
-    /// Factor on sine and cosine (YaRN, LongRoPE).
-    pub magnitude: f32,
-    /// Receives keys and values; its shape gives `n_kv_heads` and `head_dim`.
-    pub cache: Cache,
-    /// Layer of the cache.
-    pub layer: usize,
-}
-
-/// Attention of each token's queries over what its [`Span`] shows.
-#[derive(Clone, Copy, Debug)]
-pub struct Attend {
-    /// `[n, n_heads * head_dim]`, rotated.
-    pub q: Buf,
-    /// Keys and values.
-    pub cache: Cache,
-    /// Layer of the cache.
-    pub layer: usize,
-    /// Query heads; a multiple of the cache's key/value heads.
-    pub n_heads: usize,
-    /// Factor on the dot products.
-    pub scale: f32,
-    /// `softcap * tanh(score / softcap)`; 0 for none.
-    pub softcap: f32,
-    /// Only the last `window` positions, the token's own included.
-    pub window: Option<u32>,
-    /// Receives `[n, n_heads * head_dim]`.
-    pub out: Operand,
-}
-
-/// Activation of a gated feed-forward layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x * sigmoid(x)`.
-    Silu,
-    /// `x * Φ(x)` in the tanh approximation.
-    GeluTanh,
-}
-
-/// `out = activation(gate) * up`.
-#[derive(Clone, Copy, Debug)]
-pub struct Gate {
-    /// `[n, dim]`.
-    pub gate: Buf,
-    /// `[n, dim]`.
-    pub up: Buf,
-    /// On `gate`.
-    pub activation: Activation,
-    /// Receives `[n, dim]`.
-    pub out: Operand,
-}
-
-/// The largest logits of every output row: all that choosing a token mostly needs, in a hundredth of the bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct Select {
-    /// `[n_outputs, n_vocab]`.
-    pub logits: Buf,
-    /// Receives `[n_outputs, 2 k + 1]`, `k` from 1 to [`MAX_SELECTED`] and at most `n_vocab`: the `k` largest logits, from
-    /// the largest down and equal ones by their columns; their columns; the sum of `exp(logit - largest)` over the row.
-    pub out: Buf,
-    /// Whether the sum is wanted; it may be anything otherwise.
-    pub sum: bool,
-}
-
-/// Most logits that [`Select`] takes of a row.
-pub const MAX_SELECTED: usize = 256;
 
 /// Rows of a matrix on their way to the host; see [`Backend::send`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -390,17 +314,16 @@ pub struct KernelTime {
 
 /// What a model will ask of a backend, known before its tensors are there; see [`Backend::prepare`].
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Workload {
     /// Types of the matrices, that of the embeddings first.
     pub types: Vec<TensorType>,
-    /// Its KV cache.
-    pub cache: CacheShape,
-    /// Query heads.
-    pub n_heads: usize,
+    /// Forms of attention, each once: query heads, and what is kept of a token.
+    pub attention: Vec<(usize, CellShape)>,
 }
 
-/// Whether there is room; see [`Backend::room`].
-pub type Room<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+/// Finds out whether there is room; see [`Backend::room`].
+pub type RoomFuture<'a> = BoxFuture<'a, Result<()>>;
 
 /// What a GPU was asked to do since it was opened; zeros where ops run at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -417,8 +340,12 @@ pub struct Activity {
     pub compile_ms: f64,
 }
 
+/// Is told of products: the weights of those that read the same rows, the rows `[n, cols]`, and `cols`.
+#[cfg(not(target_arch = "wasm32"))]
+pub type Watch = Box<dyn FnMut(&[Product], &[f32], usize) + Send>;
+
 /// A device that runs the ops of a transformer; see the module text.
-pub trait Backend {
+pub trait Backend: MaybeSend {
     /// What this backend runs on.
     fn info(&self) -> DeviceInfo;
 
@@ -430,10 +357,10 @@ pub trait Backend {
         Vec::new()
     }
 
-    /// Fails with [`crate::Kind::OutOfMemory`] where `bytes` of weights, or a matrix of `largest` bytes, cannot be had, before
-    /// they are loaded. Backends that can tell only by trying say nothing here.
-    fn room(&mut self, bytes: u64, largest: usize) -> Room<'_> {
-        _ = (bytes, largest);
+    /// Fails with [`crate::Kind::OutOfMemory`] where so many bytes of weights, the cache when it has grown to its end, or a matrix
+    /// of `largest` bytes cannot be had, before weights are loaded. Backends that can tell only by trying say nothing here.
+    fn room(&mut self, weights: u64, cache: &CacheSpec, largest: usize) -> RoomFuture<'_> {
+        _ = (weights, cache, largest);
         Box::pin(std::future::ready(Ok(())))
     }
 
@@ -449,6 +376,27 @@ pub trait Backend {
     fn activity(&self) -> Activity {
         Activity::default()
     }
+
+    /// Has `watch` told of every product from here on, but for those of experts.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Unsupported`] where the host does not see what products read: everywhere but on the CPU.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn watch(&mut self, watch: Watch) -> Result<()> {
+        drop(watch);
+        Err(Error::unsupported("what products read can be seen on the CPU only; take the backend cpu"))
+    }
+
+    /// Begins a scope: the weights, matrices, operands and caches that are made from here on belong to it, until the next one
+    /// begins or [`end_scope`](Self::end_scope).
+    fn begin_scope(&mut self) -> Scope;
+
+    /// Ends the scope that was begun last: what is made from here on belongs to [`Scope::default`].
+    fn end_scope(&mut self);
+
+    /// Gives back the memory of all that belongs to `scope`, also where making it went only half way; its handles must not be
+    /// used any more, and panic. What was recorded with them runs first.
+    fn release(&mut self, scope: Scope);
 
     /// Memory for a weight matrix; [`load_rows`](Self::load_rows) must fill all of it before it is used.
     fn new_weight(&mut self, ty: TensorType, rows: usize, cols: usize) -> Result<Weight>;
@@ -466,8 +414,16 @@ pub trait Backend {
     /// An operand for products with `readers`; their types decide its form.
     fn new_operand(&mut self, rows: usize, cols: usize, readers: &[Weight]) -> Result<Operand>;
 
-    /// A zeroed cache.
-    fn new_cache(&mut self, shape: CacheShape) -> Result<Cache>;
+    /// A zeroed cache. Fails with [`crate::Kind::Unsupported`] for layers that the backend has no ops for.
+    fn new_cache(&mut self, spec: &CacheSpec) -> Result<Cache>;
+
+    /// Gives the paged layers of a cache so many blocks. What is in those that stay is kept; new ones are zeroed. What was recorded
+    /// with the cache runs first. Where memory for it cannot be had, each layer still holds what it held.
+    fn resize_cache(&mut self, cache: Cache, n_blocks: usize) -> Result<()>;
+
+    /// Gives the layers of a cache that keep states so many slots; as for [`resize_cache`](Self::resize_cache), but new ones hold
+    /// anything.
+    fn resize_states(&mut self, cache: Cache, n_slots: usize) -> Result<()>;
 
     /// Begins a step over the tokens of `plan`; ops up to the next `begin` refer to it.
     fn begin(&mut self, plan: &Plan) -> Result<()>;
@@ -478,7 +434,10 @@ pub trait Backend {
     /// See [`Norm`].
     fn norm(&mut self, op: &Norm);
 
-    /// Products of one operand with several weights. `rows` says how many rows the operand holds.
+    /// Makes rows of a plain matrix `[n, cols]` the left side of products; a norm, gate or attention does that by itself.
+    fn pack(&mut self, x: Buf, rows: Rows, out: Operand);
+
+    /// Products of one operand with several weights. `rows` says which rows the operand holds.
     fn matmul(&mut self, x: Operand, rows: Rows, products: &[Product]);
 
     /// See [`RopeAppend`].
@@ -487,11 +446,26 @@ pub trait Backend {
     /// See [`Attend`].
     fn attend(&mut self, op: &Attend);
 
+    /// See [`ShortConv`].
+    fn short_conv(&mut self, op: &ShortConv);
+
+    /// See [`LinearAttend`].
+    fn linear_attend(&mut self, op: &LinearAttend);
+
+    /// See [`GatedNorm`].
+    fn gated_norm(&mut self, op: &GatedNorm);
+
     /// See [`Gate`].
     fn gate(&mut self, op: &Gate);
 
+    /// See [`Experts`].
+    fn experts(&mut self, op: &Experts);
+
     /// See [`Select`].
     fn select(&mut self, op: &Select);
+
+    /// See [`ReadCells`].
+    fn read_cells(&mut self, op: &ReadCells);
 
     /// Copies cells of all layers, in order: `(from, to)`.
     fn move_cells(&mut self, cache: Cache, moves: &[(u32, u32)]);
@@ -503,8 +477,8 @@ pub trait Backend {
     }
 
     /// Submits what was recorded and has rows of `src` copied for the host behind it, to be had by
-    /// [`poll_sent`](Self::poll_sent). Of more than two copies that nobody fetched, the oldest is given up. A backend that does
-    /// not [run ahead](Self::runs_ahead) may do all of that in `poll_sent`, so nothing else is to be asked of it before.
+    /// [`poll_sent`](Self::poll_sent). Two copies are kept until they are fetched; a third takes the place of the oldest. A backend
+    /// that does not [run ahead](Self::runs_ahead) may copy only in `poll_sent`, so no op may come in between.
     fn send(&mut self, src: Buf, rows: Range<usize>) -> Sent;
 
     /// Copies what was sent to `dst` once it is there. Poll until ready.
@@ -515,7 +489,7 @@ pub trait Backend {
 ///
 /// # Errors
 /// [`crate::Kind::DeviceLost`], [`crate::Kind::OutOfMemory`].
-pub async fn receive(backend: &mut dyn Backend, sent: &Sent, dst: &mut [f32]) -> Result<()> {
+pub(crate) async fn receive(backend: &mut dyn Backend, sent: &Sent, dst: &mut [f32]) -> Result<()> {
     std::future::poll_fn(|cx| backend.poll_sent(cx, sent, dst)).await
 }
 

@@ -1,6 +1,7 @@
 //! Which backend runs a model.
 
 use super::cpu::Cpu;
+use super::cpu::simd::Level;
 use super::{Backend, cuda, webgpu};
 use crate::error::{Error, Result};
 use std::str::FromStr;
@@ -33,18 +34,33 @@ impl FromStr for Choice {
     }
 }
 
-/// Opens a backend; `threads` is for the CPU, `profile` asks a GPU for the time of each kernel, `clock` gives milliseconds.
+/// How a backend is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Threads of the CPU.
+    pub threads: usize,
+    /// Instruction set of the CPU; the best one where it is `None`.
+    pub level: Option<Level>,
+    /// Whether a GPU measures the time of each kernel.
+    pub profile: bool,
+    /// Milliseconds from any moment on.
+    pub clock: fn() -> f64,
+}
+
+/// Opens a backend.
 ///
 /// # Errors
 /// [`crate::Kind::Unsupported`] when a wished GPU cannot be used. [`Choice::Auto`] never fails for want of one.
-pub async fn open(choice: Choice, threads: usize, profile: bool, clock: fn() -> f64) -> Result<Box<dyn Backend>> {
+pub async fn open(choice: Choice, options: &Options) -> Result<Box<dyn Backend>> {
+    let Options { threads, level, profile, clock } = *options;
+    let cpu = || Box::new(Cpu::with_level(threads, level.unwrap_or_else(Level::detect)));
     match choice {
-        Choice::Cpu => Ok(Box::new(Cpu::new(threads))),
+        Choice::Cpu => Ok(cpu()),
         Choice::WebGpu => webgpu::open_any(profile, clock).await,
         Choice::Cuda => cuda::open_first(profile),
         Choice::Auto => match cuda::open_first(profile) {
             Ok(gpu) => Ok(gpu),
-            Err(_) => Ok(webgpu::open_hardware(profile, clock).await.unwrap_or_else(|_| Box::new(Cpu::new(threads)))),
+            Err(_) => Ok(webgpu::open_hardware(profile, clock).await.unwrap_or_else(|_| cpu())),
         },
     }
 }

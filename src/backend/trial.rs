@@ -1,6 +1,6 @@
 //! A short trial of a backend, by which one is chosen: products of the sizes of a small model, on weights that mean nothing.
 
-use super::{Backend, Epilogue, Norm, Plan, Product, Rows, Span, read};
+use super::{Backend, Epilogue, Norm, NormWeights, Plan, Product, Rows, Span, read};
 use crate::error::Result;
 use crate::quant::TensorType;
 
@@ -35,7 +35,8 @@ pub async fn trial(backend: &mut dyn Backend, clock: fn() -> f64) -> Result<f64>
     let ones = backend.new_buf(1, DIM)?;
     backend.write(ones, 0, &vec![1.0; DIM])?;
     let operand = backend.new_operand(ROWS, DIM, &weights)?;
-    let norm = Norm { x, delta: None, weight: ones, eps: 1e-5, out: operand, rows: Rows::All };
+    let norm =
+        Norm { x, delta: None, norm: Some(NormWeights::rms(ones)), eps: 1e-5, out: Some(operand), rows: Rows::All };
     let mut result = vec![0.0; DIM];
     let mut total = 0.0;
     // A prompt of 256 tokens is 8 steps of 32 in 4 passes; the same number of answered tokens is 256 steps: 1 to 8.

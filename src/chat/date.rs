@@ -60,8 +60,12 @@ impl Moment {
 
 /// `format` filled in for `millis` after 1970-01-01. Unknown directives stay as they are.
 pub(super) fn strftime(format: &str, millis: f64) -> String {
-    let now = Moment::new(millis);
     let mut out = String::new();
+    compose(&mut out, &Moment::new(millis), format);
+    out
+}
+
+fn compose(out: &mut String, now: &Moment, format: &str) {
     let mut chars = format.chars();
     while let Some(c) = chars.next() {
         if c != '%' {
@@ -77,9 +81,8 @@ pub(super) fn strftime(format: &str, millis: f64) -> String {
             out.push('%');
             break;
         };
-        push(&mut out, &now, directive, pad);
+        push(out, now, directive, pad);
     }
-    out
 }
 
 fn push(out: &mut String, now: &Moment, directive: char, pad: bool) {
@@ -102,14 +105,26 @@ fn push(out: &mut String, now: &Moment, directive: char, pad: bool) {
         'M' => number(minute, 2),
         'S' => number(second, 2),
         'w' => number(now.weekday, 1),
-        'e' => out.push_str(&format!("{:>2}", now.day)),
+        'u' => number((now.weekday + 6) % 7 + 1, 1),
+        // Weeks that begin with the first Sunday, or Monday, of the year.
+        'U' => number((now.day_of_year + 6 - now.weekday) / 7, 2),
+        'W' => number((now.day_of_year + 6 - (now.weekday + 6) % 7) / 7, 2),
+        'k' => number_in_spaces(out, hour),
+        'l' => number_in_spaces(out, hour12),
+        'e' => number_in_spaces(out, now.day),
+        'n' => out.push('\n'),
+        't' => out.push('\t'),
         'p' => out.push_str(if hour < 12 { "AM" } else { "PM" }),
         'A' => out.push_str(weekday),
         'a' => out.push_str(weekday.get(..3).unwrap_or_default()),
         'B' => out.push_str(month),
         'b' | 'h' => out.push_str(month.get(..3).unwrap_or_default()),
-        'F' => ['Y', '-', 'm', '-', 'd'].into_iter().for_each(|c| literal_or(out, now, c)),
-        'T' => ['H', ':', 'M', ':', 'S'].into_iter().for_each(|c| literal_or(out, now, c)),
+        'F' => compose(out, now, "%Y-%m-%d"),
+        'T' | 'X' => compose(out, now, "%H:%M:%S"),
+        'R' => compose(out, now, "%H:%M"),
+        'r' => compose(out, now, "%I:%M:%S %p"),
+        'D' | 'x' => compose(out, now, "%m/%d/%y"),
+        'c' => compose(out, now, "%a %b %e %H:%M:%S %Y"),
         '%' => out.push('%'),
         other => {
             out.push('%');
@@ -118,8 +133,9 @@ fn push(out: &mut String, now: &Moment, directive: char, pad: bool) {
     }
 }
 
-fn literal_or(out: &mut String, now: &Moment, c: char) {
-    if c.is_ascii_alphabetic() { push(out, now, c, true) } else { out.push(c) }
+fn number_in_spaces(out: &mut String, value: i64) {
+    // Writing to a string cannot fail.
+    let _ = write!(out, "{value:>2}");
 }
 
 #[cfg(test)]

@@ -10,44 +10,54 @@
 //! the second turn of a chat reads only what is new.
 
 mod ahead;
+mod beside;
+mod circles;
 mod early;
+mod embed;
+mod forward;
 pub mod openai;
 mod outputs;
+mod overflow;
 mod prefixes;
 mod request;
 mod running;
+mod saved;
 mod schedule;
 mod stream;
+mod task;
 
-pub use request::{Done, Event, FinishReason, Request, RequestId, TokenEvent, Totals, Usage};
+pub use overflow::Overflow;
+pub use request::{Against, Done, Event, FinishReason, Request, RequestId, TokenEvent, Totals, Usage};
+pub use saved::Saved;
 
-use crate::backend::{BLOCK, Backend};
+use crate::backend::{BLOCK, Backend, MemoryUse};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::gguf::source::Source;
+use crate::model::predict::Prefill;
 use crate::model::{Model, ModelOptions, Progress};
-use crate::predict::Prefill;
 use crate::prefill::{Cost, Pace};
 use crate::speculate::draft::Drafter;
 use crate::speculate::{Mode, Speculation};
 use crate::tokenizer::Tokenizer;
-use ahead::Flight;
+use ahead::SentStep;
 use prefixes::Prefixes;
 use running::Running;
 use schedule::Work;
+use std::sync::Arc;
+use task::Task;
 
 /// A model that answers requests.
 pub struct Engine {
     model: Model,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     gguf: Gguf,
-    options: ModelOptions,
     /// Milliseconds from any fixed moment.
     clock: fn() -> f64,
     next_id: u64,
     /// In the order of their turns.
-    waiting: Vec<Running>,
+    waiting: Vec<Task>,
     running: Vec<Running>,
     /// Events of the time between two steps.
     reports: Vec<Event>,
@@ -62,8 +72,10 @@ pub struct Engine {
     /// Prompt tokens read so far.
     n_read: u64,
     totals: Totals,
-    /// The oldest first.
-    flights: Vec<Flight>,
+    /// Steps on their way, the oldest first.
+    sent: Vec<SentStep>,
+    /// Whether texts wait to be embedded: no step is sent ahead then, as they are read between steps.
+    texts_wait: bool,
     batch: Batch,
     logits: Vec<f32>,
 }
@@ -85,8 +97,8 @@ impl Engine {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Engine> {
         let gguf = Gguf::read(&mut sources).await?;
-        let tokenizer = Tokenizer::from_gguf(&gguf.metadata)?;
-        let model = Model::load(&gguf, &mut sources, backend, options, progress).await?;
+        let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf.metadata)?);
+        let model = Model::load(&gguf, sources, backend, options, progress).await?;
         if tokenizer.n_vocab() > model.config().n_vocab {
             return Err(Error::bad_file(format!(
                 "{} tokens, but embeddings for {}",
@@ -99,7 +111,6 @@ impl Engine {
             model,
             tokenizer,
             gguf,
-            options: options.clone(),
             clock,
             next_id: 0,
             waiting: Vec::new(),
@@ -112,14 +123,15 @@ impl Engine {
             speculation: None,
             n_read: 0,
             totals: Totals::default(),
-            flights: Vec::new(),
+            sent: Vec::new(),
+            texts_wait: false,
             batch: Batch::new(),
             logits: Vec::new(),
         })
     }
 
-    /// The tokenizer.
-    pub fn tokenizer(&self) -> &Tokenizer {
+    /// The tokenizer; others may share it.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
     }
 
@@ -133,57 +145,93 @@ impl Engine {
         &self.model
     }
 
+    /// Bytes held: the backend's, and the logits that were read of it.
+    pub fn memory(&self) -> MemoryUse {
+        let mut memory = self.model.backend().memory();
+        memory.buffers += self.logits.capacity() * size_of::<f32>();
+        memory
+    }
+
     /// The model, to run batches of one's own while no request is under way; sequences of the engine are not to be touched.
     pub fn model_mut(&mut self) -> &mut Model {
         &mut self.model
     }
 
-    /// Tokens of a prompt: `text` behind BOS where the model wants one. Control tokens are recognised with
-    /// `parse_special`; a chat template writes some models' BOS itself, and it is not doubled then.
+    /// See [`Tokenizer::prompt`].
     pub fn prompt(&self, text: &str, parse_special: bool) -> Vec<u32> {
-        let mut tokens = self.tokenizer.encode(text, parse_special);
-        if let Some(bos) = self.tokenizer.add_bos().filter(|bos| tokens.first() != Some(bos)) {
-            tokens.insert(0, bos);
-        }
-        tokens
+        self.tokenizer.prompt(text, parse_special)
+    }
+
+    /// Most tokens of a prompt and its answer: the context, where the KV cache may become so large.
+    pub fn room(&self) -> usize {
+        self.model.context_length().min(self.model.kv().spec().n_blocks * BLOCK)
     }
 
     /// Queues a request.
     ///
     /// # Errors
     /// [`crate::Kind::InvalidRequest`] for empty prompts and values out of range, [`crate::Kind::PromptTooLong`].
-    pub fn submit(&mut self, request: Request) -> Result<RequestId> {
+    pub fn submit(&mut self, mut request: Request) -> Result<RequestId> {
+        self.check_writes()?;
         let n_vocab = self.model.config().n_vocab;
         request.params.check(n_vocab)?;
-        if let Some(token) = request.prompt.iter().find(|&&t| t as usize >= n_vocab) {
-            return Err(Error::invalid_request(format!("token {token} is not in the vocabulary of {n_vocab}")));
+        let others = request.against.iter().flat_map(|against| &against.prompt).map(|token| (token, "contrast"));
+        let mut tokens = request.prompt.iter().map(|token| (token, "prompt")).chain(others);
+        if let Some((token, field)) = tokens.find(|(token, _)| **token as usize >= n_vocab) {
+            let message = format!("token {token} of the {field} is not in the vocabulary of {n_vocab}");
+            return Err(Error::invalid_request(message).in_field(field));
         }
         self.check_prefill(request.prefill.unwrap_or_default())?;
-        if request.prompt.is_empty() || request.max_tokens == Some(0) {
-            return Err(Error::invalid_request("the prompt is empty, or max_tokens is 0: there is nothing to do"));
+        if request.prompt.is_empty() {
+            return Err(
+                Error::invalid_request("the prompt is empty: there is nothing to go on with").in_field("prompt")
+            );
         }
-        let kv = self.model.kv();
-        let room = self.model.context_length().min(kv.shape().n_blocks * BLOCK);
+        if request.max_tokens == Some(0) {
+            return Err(Error::invalid_request("max_tokens is 0: there is nothing to do").in_field("max_tokens"));
+        }
+        let mut room = self.room();
         if request.prompt.len() >= room {
+            let more =
+                if room < self.model.context_length() { "more memory for its KV cache" } else { "a longer context" };
             return Err(Error::prompt_too_long(format!(
-                "the prompt has {} tokens, but the context holds {room} with the answer; shorten it or raise the context",
+                "the prompt has {} tokens, but the context holds {room} with the answer; shorten it, begin a new chat, or load \
+                 the model with {more}",
                 request.prompt.len()
             )));
         }
+        request.against.iter().try_for_each(|against| against.contrast.check())?;
+        request.against.take_if(|against| against.contrast.weight == 0.0);
+        if let Some(against) = &request.against {
+            if matches!(request.prefill, Some(Prefill::Fast | Prefill::Progressive)) {
+                let message = "contrast: prompts that are contrasted are read exactly; leave prefill out";
+                return Err(Error::invalid_request(message).in_field("contrast"));
+            }
+            room = beside::room(&request.prompt, against, room, self.model.kv().spec())?;
+        }
+        let id = self.new_id();
+        self.enqueue(Task::new(id, request, room, self.n_read, (self.clock)()));
+        Ok(id)
+    }
+
+    /// Names a request.
+    fn new_id(&mut self) -> RequestId {
         let id = RequestId(self.next_id);
         self.next_id += 1;
-        self.enqueue(Running::new(id, request, room, self.n_read, (self.clock)()));
-        Ok(id)
+        id
     }
 
     /// Ends a request and frees its memory; the next [`Engine::step`] reports it.
     pub fn cancel(&mut self, id: RequestId) {
         let kv = self.model.kv_mut();
-        for mut over in self.running.extract_if(.., |r| r.id == id).chain(self.waiting.extract_if(.., |r| r.id == id)) {
-            kv.free(over.seq);
-            over.stop_guessing(self.speculation.as_mut());
-            over.finish = Some(FinishReason::Cancelled);
-            self.reports.extend(over.over());
+        let running = self.running.extract_if(.., |r| r.task.id == id).map(|r| {
+            r.texts().for_each(|(seq, _)| kv.free(seq));
+            r.task
+        });
+        for mut task in running.chain(self.waiting.extract_if(.., |task| task.id == id)) {
+            task.stop_guessing(self.speculation.as_mut());
+            task.finish = Some(Ok(FinishReason::Cancelled));
+            self.reports.extend(task.over());
         }
     }
 
@@ -192,9 +240,10 @@ impl Engine {
         self.waiting.is_empty() && self.running.is_empty() && self.reports.is_empty()
     }
 
-    /// Forgets the beginnings of finished answers.
+    /// Forgets the beginnings of finished answers; memory that nobody needs then is given back.
     pub fn clear_cache(&mut self) {
-        while self.prefixes.evict(self.model.kv_mut()) {}
+        self.prefixes.clear(self.model.kv_mut());
+        self.model.shrink_cache();
     }
 
     /// How long a step may take, in milliseconds, while answers are being written: prompts of others are read in pieces
@@ -212,7 +261,9 @@ impl Engine {
         let gguf = Gguf::read(&mut sources).await?;
         // Nothing is known of its layers' keys and values of what was read before.
         self.forget_all();
-        self.model.add_sidecar(&gguf, &mut sources).await
+        let same = self.model.add_sidecar(&gguf, &mut sources).await?;
+        self.speculation.iter_mut().for_each(Speculation::retry);
+        Ok(same)
     }
 
     /// How prompts are read whose request says nothing about it; see [`crate::predict`].
@@ -229,14 +280,15 @@ impl Engine {
         if matches!(prefill, Prefill::Fast | Prefill::Progressive) && self.model.trunk().is_none() {
             return Err(Error::invalid_request(
                 "fast and progressive prefill need a sidecar of this model; give one, or take auto or exact",
-            ));
+            )
+            .in_field("prefill"));
         }
         Ok(())
     }
 
     /// Whether cache entries of a request under way are predicted ones in part; `false` for one that is over.
     pub fn is_predicted(&self, id: RequestId) -> bool {
-        self.running.iter().any(|r| r.id == id && r.reading.is_some())
+        self.running.iter().any(|r| r.task.id == id && r.reading.is_some())
     }
 
     /// Lets a drafter guess what comes next in every answer. Answers stay the same, or as probable as before where they are
@@ -249,7 +301,13 @@ impl Engine {
         Ok(())
     }
 
-    /// The speculation, to be taken away (for plain decoding), brought back, or changed.
+    /// The speculation, if there is one: what it has learnt, and why its drafter failed.
+    pub fn speculation(&self) -> Option<&Speculation> {
+        self.speculation.as_ref()
+    }
+
+    /// The speculation, to be taken away (for plain decoding), brought back, or changed. What a drafter keeps of requests that
+    /// ended without it is freed in the next step.
     pub fn speculation_mut(&mut self) -> &mut Option<Speculation> {
         &mut self.speculation
     }
@@ -260,6 +318,9 @@ impl Engine {
     }
 
     /// One forward for everything under way, or the one that was sent ahead; appends what happened to `events`.
+    ///
+    /// The future may be dropped before it is ready. What it had put into `events` stays there, and the next step does again what
+    /// was not done: requests lose nothing, and greedy answers stay the same.
     ///
     /// # Errors
     /// Only a lost device. The cache is empty then, and requests wait for [`Engine::restore`].
@@ -291,6 +352,8 @@ impl Engine {
         if let Err(error) = self.run_batch(&work, events).await {
             return self.fail(error, events);
         }
+        // At once: an answer that is over is not to be run again where the caller drops this step, and its memory is of use.
+        self.finish(events);
         if let Err(error) = self.read_ahead(work.rows, events).await {
             return self.fail(error, events);
         }
@@ -315,11 +378,11 @@ impl Engine {
         if let Some(speculation) = self.speculation.as_mut().filter(|_| !work.reading) {
             speculation.measured(self.batch.len(), now - asked);
         }
-        for (running, outputs) in outputs::shares(&mut self.running, form.of(&self.logits)) {
+        for (running, outputs) in forward::shares(&mut self.running, form.of(&self.logits)) {
             let speculation = self.speculation.as_mut();
             running.take((&mut self.model, &self.tokenizer), speculation, outputs, now, events)?;
         }
-        Ok(())
+        self.keep_states()
     }
 
     /// Counts the batch's forward.
@@ -328,18 +391,18 @@ impl Engine {
         self.totals.rows += self.batch.len();
         self.totals.widest = self.totals.widest.max(self.batch.len());
         let kv = self.model.kv();
-        self.totals.most_blocks = self.totals.most_blocks.max(kv.shape().n_blocks - kv.free_blocks());
+        self.totals.most_blocks = self.totals.most_blocks.max(kv.spec().n_blocks - kv.free_blocks());
     }
 
     /// Reports finished answers and keeps their cache for later requests.
     fn finish(&mut self, events: &mut Vec<Event>) {
         let kv = self.model.kv_mut();
-        for mut over in self.running.extract_if(.., |r| r.finish.is_some()) {
-            over.stop_guessing(self.speculation.as_mut());
-            events.extend(over.over());
-            self.prefixes.insert(kv, over.seq, &over.tokens()[..kv.len(over.seq).min(over.exact())]);
-            kv.free(over.seq);
+        for mut over in self.running.extract_if(.., |r| r.task.finish.is_some()) {
+            over.task.stop_guessing(self.speculation.as_mut());
+            events.extend(over.task.over());
+            over.texts().for_each(|(seq, text)| self.prefixes.take(kv, seq, text));
         }
+        self.model.shrink_cache();
     }
 
     /// Ends the requests of a batch that failed. Where the device is of no more use none of them: what they need is on the
@@ -347,23 +410,27 @@ impl Engine {
     fn fail(&mut self, error: Error, events: &mut Vec<Event>) -> Result<()> {
         // Some may have ended earlier in this step.
         self.finish(events);
-        self.flights.clear();
+        self.sent.clear();
         if matches!(error.kind(), crate::Kind::DeviceLost | crate::Kind::DeviceFault) {
             self.forget_all();
             return Err(error);
         }
         let kv = self.model.kv_mut();
-        for mut failed in self.running.extract_if(.., |r| r.offer.rows > 0) {
-            kv.free(failed.seq);
-            failed.stop_guessing(self.speculation.as_mut());
-            events.push(Event::Failed(failed.id, Error::new(error.kind(), error.to_string())));
+        for mut failed in self.running.extract_if(.., |r| r.share.rows > 0) {
+            failed.texts().for_each(|(seq, _)| kv.free(seq));
+            failed.task.stop_guessing(self.speculation.as_mut());
+            events.push(Event::Failed(failed.task.id, error.clone()));
+        }
+        if error.kind() == crate::Kind::OutOfMemory {
+            // So that the next ones find room where the cache cannot grow.
+            self.clear_cache();
         }
         Ok(())
     }
 
     /// Gives the whole cache up; requests under way are read again.
     fn forget_all(&mut self) {
-        self.flights.clear();
+        self.sent.clear();
         while let Some(running) = self.running.pop() {
             self.preempt(running);
         }
@@ -371,18 +438,20 @@ impl Engine {
     }
 
     /// Loads the model into another backend, after [`Engine::step`] has reported [`crate::Kind::DeviceLost`] or
-    /// [`crate::Kind::DeviceFault`]. Requests under way go on:
-    /// their prompts and what has been answered are read again. A sidecar has to be added again, too.
+    /// [`crate::Kind::DeviceFault`]. Requests under way go on: their prompts and what has been answered are read again. A sidecar
+    /// has to be added again, too. The old backend is dropped before anything is loaded, so memory never holds the model twice.
     ///
     /// # Errors
-    /// See [`Model::load`]; requests still wait then, and another backend may be tried.
+    /// See [`Model::load`]; requests still wait then, steps report [`crate::Kind::DeviceLost`], and another backend may be tried.
     pub async fn restore(
         &mut self,
-        mut sources: Vec<Box<dyn Source>>,
+        sources: Vec<Box<dyn Source>>,
         backend: Box<dyn Backend>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        self.model = Model::load(&self.gguf, &mut sources, backend, &self.options, progress).await?;
+        self.forget_all();
+        self.model.reload(&self.gguf, sources, backend, progress).await?;
+        self.speculation.iter_mut().for_each(Speculation::retry);
         Ok(())
     }
 }

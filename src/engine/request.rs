@@ -1,21 +1,25 @@
 //! What is asked of the engine, and what it answers.
 
 use crate::error::Error;
-use crate::predict::Prefill;
-use crate::sample::Params;
+use crate::model::predict::Prefill;
+use crate::sample::{Contrast, Params, Rule};
 use std::ops::Range;
 
 /// A request for one answer.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Request {
     /// Tokens of the prompt, BOS included where the model wants one; see [`super::Engine::prompt`].
     pub prompt: Vec<u32>,
     /// How tokens are chosen.
     pub params: Params,
+    /// Rules of the caller's own, which apply after those of `params`.
+    pub rules: Vec<Box<dyn Rule>>,
     /// Most tokens of the answer; as many as the context holds when `None`.
     pub max_tokens: Option<usize>,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
+    /// Control tokens whose texts are part of the answer's, such as those around calls of tools.
+    pub shown: Vec<u32>,
     /// Log-probabilities of each token and of so many most probable ones.
     pub logprobs: Option<usize>,
     /// Go on after end-of-generation tokens (for benchmarks).
@@ -26,6 +30,22 @@ pub struct Request {
     pub prefill: Option<Prefill>,
     /// Without guesses, where the engine guesses.
     pub plain: bool,
+    /// What the answer is expected to be: drafters that guess from the text itself guess from this, too.
+    pub prediction: Vec<u32>,
+    /// What the answer is to differ from. Such an answer is decoded without guesses, and its prompt is read exactly.
+    pub against: Option<Against>,
+    /// End an answer that goes in circles: that has said a run of a dozen words three times. Where a rule says what it has to look
+    /// like, the rule ends it.
+    pub stop_at_repetition: bool,
+}
+
+/// Another prompt, and how what it makes probable is taken off.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Against {
+    /// Its tokens, as those of [`Request::prompt`].
+    pub prompt: Vec<u32>,
+    /// How.
+    pub contrast: Contrast,
 }
 
 /// Names a request.
@@ -45,6 +65,7 @@ pub enum Event {
 
 /// A token of an answer.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct TokenEvent {
     /// Vocabulary id.
     pub token: u32,
@@ -60,6 +81,7 @@ pub struct TokenEvent {
 
 /// What an engine did; see [`super::Engine::take_totals`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Totals {
     /// Forwards.
     pub steps: usize,
@@ -83,11 +105,16 @@ pub struct Totals {
 
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FinishReason {
     /// An end-of-generation token or a stop text.
     Stop,
     /// [`Request::max_tokens`] or the end of the context.
     Length,
+    /// It went in circles ([`Request::stop_at_repetition`]).
+    Repetition,
+    /// It went in circles, and a rule brought it to an end as the rule wants it ([`Rule::conclude`]).
+    Concluded,
     /// Cancelled by the caller.
     Cancelled,
 }
@@ -96,7 +123,7 @@ impl FinishReason {
     /// The name in OpenAI's API.
     pub fn name(self) -> &'static str {
         match self {
-            FinishReason::Stop => "stop",
+            FinishReason::Stop | FinishReason::Repetition | FinishReason::Concluded => "stop",
             FinishReason::Length => "length",
             FinishReason::Cancelled => "cancelled",
         }
@@ -105,6 +132,7 @@ impl FinishReason {
 
 /// The end of an answer.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Done {
     /// Why.
     pub reason: FinishReason,
@@ -118,6 +146,7 @@ pub struct Done {
 
 /// Tokens and times of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
@@ -137,6 +166,8 @@ pub struct Usage {
     pub guessed_tokens: usize,
     /// Of these, tokens that became part of the answer.
     pub accepted_tokens: usize,
+    /// Tokens that a rule forced ([`crate::sample::Rule::forced`]): they took no forward of their own.
+    pub forced_tokens: usize,
     /// The drafter failed, and the answer went on without it.
     pub drafter_failed: bool,
 }
@@ -154,6 +185,7 @@ impl Usage {
             forwards,
             guessed_tokens,
             accepted_tokens,
+            forced_tokens,
             drafter_failed,
         } = other;
         self.prompt_tokens += prompt_tokens;
@@ -165,6 +197,7 @@ impl Usage {
         self.forwards += forwards;
         self.guessed_tokens += guessed_tokens;
         self.accepted_tokens += accepted_tokens;
+        self.forced_tokens += forced_tokens;
         self.drafter_failed |= drafter_failed;
     }
 

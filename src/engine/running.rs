@@ -1,100 +1,56 @@
-//! A request under way.
+//! A request that has a sequence in the cache: what it asks of a forward, and what it makes of one.
 
+use super::beside::Beside;
 use super::outputs::Outputs;
-use super::request::{Done, Event, FinishReason, Request, RequestId, TokenEvent, Usage};
-use super::stream::TextStream;
+use super::request::Event;
+use super::task::Task;
+use crate::backend::BLOCK;
 use crate::batch::{Batch, BatchToken, SeqId};
 use crate::error::Result;
 use crate::kv::KvCache;
 use crate::model::Model;
-use crate::predict::Reading;
-use crate::prefill::Turn;
-use crate::sample::{Logits, Sampler, Wish, log_probabilities};
+use crate::model::predict::Reading;
+use crate::prefill::common;
+use crate::sample::{Logits, Wish};
 use crate::speculate::verify::{Choice, choose};
 use crate::speculate::{Probs, Speculation, Subject, Tree};
 use crate::tokenizer::Tokenizer;
 
 pub(super) struct Running {
-    pub(super) id: RequestId,
-    pub(super) request: Request,
+    pub(super) task: Task,
     pub(super) seq: SeqId,
-    /// Set once the answer is over.
-    pub(super) finish: Option<FinishReason>,
-    pub(super) turn: Turn,
+    /// The sequence of the other text of a contrasted request, once their common beginning is read.
+    pub(super) beside: Option<Beside>,
     /// What the request put into this step's batch.
-    pub(super) offer: Offer,
+    pub(super) share: Share,
     /// Guesses below the last token, for this step's batch.
     tree: Tree,
-    /// Another request that is reading a beginning which this one shares, and how long that is; until then this one waits.
-    pub(super) follows: Option<(RequestId, usize)>,
     /// Set while the prompt's entries are predicted ones, in part.
     pub(super) reading: Option<Reading>,
-    /// Prompt and answer.
-    tokens: Vec<u32>,
     /// Tokens in the cache.
     done: usize,
-    /// Most tokens of prompt and answer.
-    limit: usize,
-    sampler: Sampler,
-    stream: TextStream,
-    usage: Usage,
-    submitted: f64,
-    first: f64,
 }
 
-/// Rows of a batch, and how many of them give logits.
+/// A request's share of a batch.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Offer {
+pub(super) struct Share {
     /// The first of its rows.
     pub(super) first: u32,
     pub(super) rows: usize,
+    /// How many of the rows, at the end, are of the request's own sequence.
+    pub(super) own: usize,
+    /// How many of the rows give logits.
     pub(super) outputs: usize,
 }
 
-/// Tokens of an answer that must find room in the cache when its request is admitted; for the rest, requests compete.
-const LOOKAHEAD: usize = 64;
-
 impl Running {
-    /// `room` is what the context holds, `n_read` the number of prompt tokens that the engine has read so far.
-    pub(super) fn new(id: RequestId, mut request: Request, room: usize, n_read: u64, now: f64) -> Self {
-        let tokens = std::mem::take(&mut request.prompt);
-        let mut sampler = Sampler::new(request.params.clone());
-        tokens.iter().for_each(|&t| sampler.accept(t));
-        let stop = std::mem::take(&mut request.stop).into_iter().filter(|s| !s.is_empty()).collect();
-        Running {
-            id,
-            seq: SeqId(u32::MAX),
-            finish: None,
-            turn: Turn::new(request.priority, n_read, tokens.len(), id.0),
-            offer: Offer::default(),
-            tree: Tree::default(),
-            follows: None,
-            reading: None,
-            done: 0,
-            limit: request.max_tokens.map_or(room, |n| tokens.len().saturating_add(n).min(room)),
-            sampler,
-            stream: TextStream::new(stop),
-            usage: Usage { prompt_tokens: tokens.len(), ..Usage::default() },
-            submitted: now,
-            first: now,
-            request,
-            tokens,
+    /// Starts in `seq`, whose `cached` tokens are the beginning of the text; `reading` where the others are to be predicted.
+    pub(super) fn new(mut task: Task, seq: SeqId, cached: usize, reading: Option<Reading>) -> Self {
+        task.follows = None;
+        if !task.has_begun() {
+            task.usage.cached_tokens = cached;
         }
-    }
-
-    /// Starts in `seq`, behind `shared` tokens that are in the cache.
-    pub(super) fn begin(&mut self, seq: SeqId, shared: usize) {
-        self.seq = seq;
-        self.done = shared;
-        self.follows = None;
-        if self.usage.completion_tokens == 0 {
-            self.usage.cached_tokens = shared;
-        }
-    }
-
-    /// Prompt and answer so far.
-    pub(super) fn tokens(&self) -> &[u32] {
-        &self.tokens
+        Running { task, seq, beside: None, share: Share::default(), tree: Tree::default(), reading, done: cached }
     }
 
     /// Tokens in the cache.
@@ -102,9 +58,34 @@ impl Running {
         self.done
     }
 
-    /// Whether more than the last token of an answer is not in the cache yet.
+    /// Number of tokens that are not in the cache yet, of both texts where the request has two.
+    pub(super) fn pending(&self) -> usize {
+        self.own_pending() + self.other_pending()
+    }
+
+    /// Those of the request's own text, which is read up to where another parts from it until that one has its sequence.
+    fn own_pending(&self) -> usize {
+        let parting = self.task.other.as_ref().filter(|_| self.beside.is_none()).map(|other| other.common);
+        parting.unwrap_or(self.task.tokens().len()).saturating_sub(self.done)
+    }
+
+    fn other_pending(&self) -> usize {
+        let texts = self.task.other.as_ref().zip(self.beside.as_ref());
+        texts.map_or(0, |(other, beside)| other.tokens.len() - beside.done)
+    }
+
+    /// Its sequences, and what of their texts may be shared.
+    pub(super) fn texts(&self) -> impl Iterator<Item = (SeqId, &[u32])> {
+        let texts = self.task.other.as_ref().zip(self.beside.as_ref());
+        let other = texts.map(|(other, beside)| (beside.seq, &other.tokens[..beside.done]));
+        std::iter::once((self.seq, self.exact())).chain(other)
+    }
+
+    /// Whether the cache lacks more of the text than an answer's last chosen token and those that a rule forced behind it.
     pub(super) fn is_reading(&self) -> bool {
-        self.pending() > 1 || self.usage.completion_tokens == 0 || self.reads_ahead()
+        self.own_pending().max(self.other_pending()) > 1 + self.task.forced()
+            || !self.task.has_begun()
+            || self.reads_ahead()
     }
 
     /// Whether the prompt is being read by prediction, and no word of the answer came of it yet.
@@ -113,19 +94,50 @@ impl Running {
     }
 
     /// Leading tokens whose cache entries are those of the whole model; only they may be shared.
-    pub(super) fn exact(&self) -> usize {
-        self.reading.as_ref().map_or(self.done, |r| r.exact.min(self.done))
+    pub(super) fn exact(&self) -> &[u32] {
+        let n = self.reading.as_ref().map_or(self.done, |r| r.exact.min(self.done));
+        &self.task.tokens()[..n]
+    }
+
+    /// How much of a text's beginning another request can share with this one, and with which sequence.
+    pub(super) fn shareable(&self, kv: &KvCache, beginning: &[u32]) -> (usize, SeqId) {
+        let shared = self.texts().map(|(seq, text)| (kv.forkable(seq, common(text, beginning)), seq));
+        shared.max_by_key(|(n, _)| *n).unwrap_or((0, self.seq))
+    }
+
+    /// How much of it that will be once the prompt is read.
+    pub(super) fn to_be_shareable(&self, kv: &KvCache, beginning: &[u32]) -> usize {
+        let n = common(self.task.tokens(), beginning);
+        if kv.spec().has_states() { self.task.borders(0..=n).last().unwrap_or(0) } else { n }
+    }
+
+    /// Blocks that were promised to this request and that it does not hold yet.
+    pub(super) fn blocks_to_come(&self, kv: &KvCache) -> usize {
+        let promised = self.task.promised();
+        let missing = |seq, len: usize| kv.blocks_needed(seq, len.saturating_sub(kv.len(seq))).unwrap_or(0);
+        let other = self.task.other.as_ref().map_or(0, |other| {
+            let len = other.tokens.len() + promised - self.task.tokens().len();
+            self.beside.as_ref().map_or(len.div_ceil(BLOCK), |beside| missing(beside.seq, len))
+        });
+        missing(self.seq, promised) + other
+    }
+
+    /// Blocks that the next [`Running::put`] of `n` rows takes.
+    pub(super) fn blocks_needed(&self, kv: &KvCache, n: usize) -> usize {
+        let other = n.min(self.other_pending());
+        let of_other = self.beside.as_ref().map_or(Ok(0), |beside| kv.blocks_needed(beside.seq, other));
+        kv.blocks_needed(self.seq, n - other).unwrap_or(0) + of_other.unwrap_or(0)
     }
 
     /// Puts `n` rows into a batch for the trunk.
     pub(super) fn put_early(&mut self, n: usize, batch: &mut Batch) {
-        self.offer = Offer { first: batch.len() as u32, rows: n, outputs: 0 };
-        batch.push_run(self.seq, &self.tokens[self.done..][..n], false);
+        self.share = Share { first: batch.len() as u32, rows: n, own: n, outputs: 0 };
+        batch.push_run(self.seq, &self.task.tokens()[self.done..][..n], false);
     }
 
     /// Keeps what the trunk made of [`Running::put_early`].
     pub(super) fn keep_streams(&mut self, streams: &[f32]) {
-        self.done += self.offer.rows;
+        self.done += self.share.rows;
         if let Some(reading) = &mut self.reading {
             reading.streams.extend_from_slice(streams);
         }
@@ -135,12 +147,15 @@ impl Running {
     pub(super) fn take_early(&mut self, tokenizer: &Tokenizer, logits: Logits<'_>, now: f64, events: &mut Vec<Event>) {
         if let Some(reading) = &mut self.reading {
             reading.begin();
-            self.usage.predicted_tokens = reading.tokens.len() - reading.ends().map(|e| e.len()).iter().sum::<usize>();
+            // What is read again says nothing about how the answer began.
+            if !self.task.has_begun() {
+                self.task.usage.predicted_tokens = reading.tokens.len() - reading.ends_len();
+            }
             if !reading.progressive {
                 reading.streams = Vec::new();
             }
         }
-        self.choose(tokenizer, logits, now, events);
+        self.task.choose(tokenizer, logits, now, events);
     }
 
     /// Notes that entries up to `end` have been made exact; when all are, the request is like any other.
@@ -153,40 +168,19 @@ impl Running {
         }
     }
 
-    /// Number of tokens that are not in the cache yet.
-    pub(super) fn pending(&self) -> usize {
-        self.tokens.len() - self.done
-    }
-
-    /// Tokens that the request may have in the cache before others are asked to make room.
-    pub(super) fn promised(&self) -> usize {
-        self.limit.min(self.tokens.len() + LOOKAHEAD)
-    }
-
-    /// Blocks that were promised to this request and that it does not hold yet.
-    pub(super) fn blocks_to_come(&self, kv: &KvCache) -> usize {
-        kv.blocks_needed(self.seq, self.promised().saturating_sub(kv.len(self.seq))).unwrap_or(0)
-    }
-
     /// This request as something to guess for. `rows` and `room` as in [`Subject`].
     pub(super) fn subject(&mut self, rows: usize, room: usize) -> Subject<'_> {
         // A round emits at most one token more than the tree is deep, however many guesses it has.
-        let levels = self.limit.saturating_sub(self.tokens.len() + 1);
-        let (request, seq, text, sampler) = (self.id.0, self.seq, &self.tokens[..], &mut self.sampler);
-        Subject { request, seq, text, sampler, rows, room, levels }
+        let levels = self.task.left().saturating_sub(1);
+        let (request, seq) = (self.task.id.0, self.seq);
+        let (text, prediction, sampler) = self.task.text_and_sampler();
+        Subject { request, seq, text, prediction, sampler, rows, room, levels }
     }
 
-    /// Tells the drafter that the answer is over.
-    pub(super) fn stop_guessing(&mut self, speculation: Option<&mut Speculation>) {
-        if let Some(speculation) = speculation {
-            self.usage.drafter_failed = speculation.failed(self.id.0);
-            speculation.end(self.id.0);
-        }
-    }
-
-    /// Whether guesses are of use now: not while the prompt is read, nor where the request wants none.
+    /// Whether the next forward may verify guesses: not while it reads more than one token, nor where the request wants none or has two
+    /// texts.
     pub(super) fn may_guess(&self) -> bool {
-        !self.is_reading() && !self.request.plain
+        !self.is_reading() && self.pending() == 1 && !self.task.request.plain && self.task.other.is_none()
     }
 
     /// Sets the guesses of the next [`Running::put`].
@@ -203,40 +197,44 @@ impl Running {
     pub(super) fn put(&mut self, n: usize, dim: usize, batch: &mut Batch) {
         let first = batch.len() as u32;
         if self.guesses() > 0 && self.pending() == 1 && n > self.guesses() {
-            self.offer = Offer { first, rows: 1 + self.guesses(), outputs: 1 + self.guesses() };
+            let rows = 1 + self.guesses();
+            self.share = Share { first, rows, own: rows, outputs: rows };
             return self.put_tree(dim, batch);
         }
         self.tree = Tree::default();
-        let n = n.min(self.pending());
-        let whole = n > 0 && n == self.pending();
-        if n > 0 {
-            batch.push_run(self.seq, &self.tokens[self.done..][..n], whole);
+        // The other text goes first, so that its logits are there when those of the request's own are.
+        let other = n.min(self.other_pending());
+        let other_whole = match (&self.beside, &self.task.other) {
+            (Some(beside), Some(text)) => beside.put(text, other, batch),
+            _ => false,
+        };
+        let own = (n - other).min(self.own_pending());
+        let whole = own > 0 && self.done + own == self.task.tokens().len();
+        if own > 0 {
+            batch.push_run(self.seq, &self.task.tokens()[self.done..][..own], whole);
         }
-        self.offer = Offer { first, rows: n, outputs: usize::from(whole) };
+        self.share = Share { first, rows: other + own, own, outputs: usize::from(other_whole) + usize::from(whole) };
     }
 
     /// Puts the one row of an answer that is being written; `token` as [`crate::model::Model::send_greedy`] takes it.
     pub(super) fn put_one(&mut self, token: u32, batch: &mut Batch) {
         let first = batch.push(BatchToken { token, seq: self.seq, parent: None, output: true });
-        self.offer = Offer { first, rows: 1, outputs: 1 };
+        self.share = Share { first, rows: 1, own: 1, outputs: 1 };
     }
 
-    /// Whether an answer is being written whose tokens are always the most probable ones.
+    /// Whether an answer is being written whose next two tokens are the most probable ones: the second may be chosen before the
+    /// rules are told of the first.
     pub(super) fn is_greedy(&self) -> bool {
-        let only = Wish { n: 1, sum: false, sure: true };
-        !self.is_reading() && self.reading.is_none() && self.wish(1) == Some(only)
-    }
-
-    /// Whether the answer may have so many tokens more.
-    pub(super) fn has_room_for(&self, n: usize) -> bool {
-        self.tokens.len() + n <= self.limit
+        let only = Some(Wish { n: 1, sum: false, sure: true });
+        let next_two = self.wish(1) == only && self.task.sampler.wish(1, 1) == only;
+        !self.is_reading() && self.pending() <= 1 && self.reading.is_none() && next_two
     }
 
     /// The last token and the guesses below it in the order of slots, with logits of all of them.
     fn put_tree(&self, dim: usize, batch: &mut Batch) {
-        let (seq, first) = (self.seq, self.offer.first);
+        let (seq, first) = (self.seq, self.share.first);
         let mut push = |token, parent| batch.push(BatchToken { token, seq, parent, output: true });
-        push(self.tokens[self.done], None);
+        push(self.task.tokens()[self.done], None);
         for guess in self.tree.nodes() {
             push(guess.token, Some(first + guess.slot as u32));
         }
@@ -246,23 +244,27 @@ impl Running {
     /// What [`Running::take`] needs of the logits of its outputs, when at most `most` of the largest are to be had; `None`:
     /// all of them.
     pub(super) fn wish(&self, most: usize) -> Option<Wish> {
-        let wish = self.sampler.wish(self.guesses(), most)?;
-        let n = wish.n.max(self.request.logprobs.unwrap_or(0));
+        if self.task.other.is_some() {
+            return None;
+        }
+        let wish = self.task.sampler.wish(self.guesses(), most)?;
+        let logprobs = self.task.request.logprobs;
+        let n = wish.n.max(logprobs.unwrap_or(0));
         // Which rows of a tree count is found out on the way.
         let usable = n <= most && (wish.sure || self.tree.is_empty());
-        usable.then_some(Wish { n, sum: wish.sum || self.request.logprobs.is_some(), ..wish })
+        usable.then_some(Wish { n, sum: wish.sum || logprobs.is_some(), ..wish })
     }
 
     /// Whether tokens can be chosen from these outputs.
     pub(super) fn suffices(&mut self, outputs: Outputs<'_>) -> bool {
-        (0..self.offer.outputs).all(|i| match outputs.row(i) {
-            Logits::Top(top) if self.tree.is_empty() => self.sampler.suffices(top),
+        (0..self.share.outputs).all(|i| match outputs.row(i) {
+            Logits::Top(top) if self.tree.is_empty() => self.task.sampler.suffices(top),
             _ => true,
         })
     }
 
     /// Takes what the forward made of [`Running::put`]: keeps rows in the cache and chooses tokens. `outputs` are those of
-    /// the offer.
+    /// the request's share.
     ///
     /// # Errors
     /// Never for a sequence that was in the batch.
@@ -282,8 +284,17 @@ impl Running {
             return model.commit(self.seq, &rows);
         }
         self.commit(model.kv_mut())?;
-        if self.offer.outputs > 0 {
-            self.choose(tokenizer, outputs.row(0), now, events);
+        let (mut outputs, pending) = ((0..self.share.outputs).map(|i| outputs.row(i)), self.other_pending());
+        let Some((beside, text)) = self.beside.as_mut().zip(self.task.other.as_ref()) else {
+            outputs.for_each(|logits| self.task.choose(tokenizer, logits, now, events));
+            return Ok(());
+        };
+        if self.share.rows > self.share.own && pending == 0 {
+            outputs.next().into_iter().for_each(|logits| beside.keep(logits));
+        }
+        if let Some(own) = outputs.next() {
+            let pair = beside.pair(text, own);
+            self.task.choose(tokenizer, pair, now, events);
         }
         Ok(())
     }
@@ -295,14 +306,11 @@ impl Running {
     pub(super) fn commit(&mut self, kv: &mut KvCache) -> Result<()> {
         kv.commit_run(self.seq)?;
         self.done = kv.len(self.seq);
+        if let Some(beside) = &mut self.beside {
+            kv.commit_run(beside.seq)?;
+            beside.done = kv.len(beside.seq);
+        }
         Ok(())
-    }
-
-    /// Chooses the next token of the answer.
-    pub(super) fn choose(&mut self, tokenizer: &Tokenizer, logits: Logits<'_>, now: f64, events: &mut Vec<Event>) {
-        self.usage.forwards += 1;
-        let token = self.sampler.sample(logits);
-        self.emit(tokenizer, (token, false), logits, now, events);
     }
 
     /// Walks down the tree from its root, emitting tokens; returns the rows that are kept.
@@ -314,77 +322,39 @@ impl Running {
         now: f64,
         events: &mut Vec<Event>,
     ) -> Vec<u32> {
-        self.usage.forwards += 1;
-        let tree = std::mem::take(&mut self.tree);
-        let (mut path, mut rows) = (vec![0], vec![self.offer.first]);
+        let (tree, task) = (std::mem::take(&mut self.tree), &mut self.task);
+        task.usage.forwards += 1;
+        let (mut path, mut rows) = (vec![0], vec![self.share.first]);
         let mut slot = 0;
         loop {
             let logits = outputs.row(slot);
-            let target = Probs::of(self.sampler.distribution(logits));
+            let target = Probs::of(task.sampler.distribution(logits));
             let children: Vec<usize> = tree.children(slot).collect();
             let drawn: Vec<u32> = children.iter().map(|&c| tree.nodes()[c].token).collect();
             let replaces = speculation.replaces();
-            let choice = choose(target, tree.law(slot), &drawn, replaces, &mut || self.sampler.unit());
+            let choice = choose(target, tree.law(slot), &drawn, replaces, &mut || task.sampler.unit());
             let Choice::Accepted(k) = choice else {
                 if let Choice::Emitted(token) = choice {
-                    self.emit(tokenizer, (token, false), logits, now, events);
+                    task.emit(tokenizer, (token, false), Some(logits), now, events);
                 }
                 break;
             };
             slot = children[k] + 1;
             path.push(slot);
-            let known = self.tokens.len();
-            self.emit(tokenizer, (drawn[k], true), logits, now, events);
+            let known = task.tokens().len();
+            task.emit(tokenizer, (drawn[k], true), Some(logits), now, events);
             // A token that ends the answer is not part of it.
-            if self.tokens.len() > known {
-                rows.push(self.offer.first + slot as u32);
+            if task.tokens().len() > known {
+                rows.push(self.share.first + slot as u32);
             }
-            if self.finish.is_some() {
+            if task.finish.is_some() {
                 break;
             }
         }
-        self.usage.guessed_tokens += tree.nodes().len();
-        self.usage.accepted_tokens += path.len() - 1;
-        speculation.learn(self.id.0, &tree, &path);
+        task.force(tokenizer, now, events);
+        task.usage.guessed_tokens += tree.nodes().len();
+        task.usage.accepted_tokens += path.len() - 1;
+        speculation.learn(task.id.0, &tree, &path);
         rows
-    }
-
-    /// Adds a chosen token to the answer. `logits` are those that it was chosen from; `guessed` says whether a drafter had
-    /// guessed it.
-    fn emit(
-        &mut self,
-        tokenizer: &Tokenizer,
-        (token, guessed): (u32, bool),
-        logits: Logits<'_>,
-        now: f64,
-        events: &mut Vec<Event>,
-    ) {
-        self.sampler.accept(token);
-        if self.usage.completion_tokens == 0 {
-            self.usage.ttft_ms = now - self.submitted;
-            self.first = now;
-        }
-        self.usage.decode_ms = now - self.first;
-        self.usage.completion_tokens += 1;
-        if !self.request.ignore_eos && tokenizer.end_of_generation().binary_search(&token).is_ok() {
-            self.finish = Some(FinishReason::Stop);
-            return;
-        }
-        self.tokens.push(token);
-        let ((text, accepted), stopped) = self.stream.push(tokenizer, token, guessed);
-        let logprobs = self.request.logprobs.map(|n| log_probabilities(logits, token, n));
-        events.push(Event::Token(self.id, TokenEvent { token, text, accepted, logprobs, guessed }));
-        if stopped {
-            self.finish = Some(FinishReason::Stop);
-        } else if self.tokens.len() >= self.limit {
-            self.finish = Some(FinishReason::Length);
-        }
-    }
-
-    /// The event of a finished request.
-    pub(super) fn over(&mut self) -> Option<Event> {
-        let reason = self.finish?;
-        let (text, accepted) = self.stream.finish();
-        Some(Event::Done(self.id, Done { reason, text, accepted, usage: self.usage }))
     }
 }

@@ -16,8 +16,11 @@ pub(super) struct TextStream {
 pub(super) type Piece = (String, Vec<Range<usize>>);
 
 impl TextStream {
-    pub(super) fn new(stop: Vec<String>) -> Self {
-        TextStream { detokenizer: Detokenizer::new(true), stop, held: String::new(), accepted: Vec::new() }
+    /// Ends at a text of `stop`; `shown` are control tokens that are text all the same.
+    pub(super) fn new(stop: Vec<String>, shown: Vec<u32>) -> Self {
+        let mut detokenizer = Detokenizer::new(true);
+        detokenizer.show(shown);
+        TextStream { detokenizer, stop, held: String::new(), accepted: Vec::new() }
     }
 
     /// Adds a token, which a drafter may have guessed; returns the text that is certain, and whether a stop text was met.
@@ -31,7 +34,6 @@ impl TextStream {
             let piece = self.release(at);
             self.held.clear();
             self.accepted.clear();
-            self.detokenizer.finish();
             return (piece, true);
         }
         (self.release(self.held.len() - self.unfinished_stop()), false)
@@ -57,10 +59,8 @@ impl TextStream {
         self.stop.iter().map(begins).max().unwrap_or(0)
     }
 
-    /// Text still held back when the answer ends.
+    /// Text still held back when the answer ends. The beginning of a character is no text, and left out.
     pub(super) fn finish(&mut self) -> Piece {
-        let (mut text, accepted) = self.release(self.held.len());
-        text.push_str(&self.detokenizer.finish());
-        (text, accepted)
+        self.release(self.held.len())
     }
 }

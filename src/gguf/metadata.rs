@@ -10,6 +10,7 @@
 
 use crate::error::{Error, Result};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// Many strings in one allocation: vocabularies have a quarter of a million.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -64,7 +65,7 @@ impl<'a> FromIterator<&'a str> for Strings {
     }
 }
 
-/// A value of the GGUF specification. Integers are widened; arrays are homogeneous, and arrays of arrays are refused.
+/// A value of the GGUF specification. Integers are widened; arrays are homogeneous.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Value {
@@ -77,6 +78,9 @@ pub enum Value {
     Floats(Vec<f32>),
     Bools(Vec<bool>),
     Strings(Strings),
+    /// What no key that is read may hold, in words; its content is not kept. A file is not refused for it, as most keys
+    /// are for people.
+    Other(&'static str),
 }
 
 impl Value {
@@ -90,6 +94,7 @@ impl Value {
             Value::Floats(_) => "an array of floats",
             Value::Bools(_) => "an array of booleans",
             Value::Strings(_) => "an array of strings",
+            Value::Other(what) => what,
         }
     }
 }
@@ -100,6 +105,8 @@ pub struct Metadata {
     entries: Vec<(String, Value)>,
     /// Where each key is in `entries`: a hostile file may have millions.
     index: HashMap<String, usize>,
+    /// Of each entry that was read, where its pair lies in the file.
+    places: Vec<Range<u64>>,
 }
 
 macro_rules! getters {
@@ -143,6 +150,11 @@ impl Metadata {
         self.entries.iter().map(|(k, v)| (k.as_str(), v))
     }
 
+    /// Where the pair of a key lies in the (first) file that it was read from, key and type included.
+    pub fn place(&self, key: &str) -> Option<Range<u64>> {
+        self.places.get(*self.index.get(key)?).cloned()
+    }
+
     /// Number of pairs.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -164,22 +176,41 @@ impl Metadata {
         true
     }
 
+    /// Adds what a file says of a key, at this place. Of two values that differ neither counts.
+    pub(super) fn add(&mut self, key: &str, value: Value, place: Range<u64>) {
+        let known = self.index.get(key).and_then(|&at| self.entries.get_mut(at));
+        match known {
+            Some((_, first)) if *first != value => *first = Value::Other("given twice with different values"),
+            Some(_) => {}
+            None => {
+                self.insert(key, value);
+                self.places.push(place);
+            }
+        }
+    }
+
     getters! {
         /// An unsigned integer.
         opt_u32, u32: u32 = "an unsigned 32-bit integer", |v| match v {
             Value::Unsigned(v) => u32::try_from(*v).ok(),
             Value::Signed(v) => u32::try_from(*v).ok(),
+            Value::Float(v) => Some(*v as u32).filter(|&n| f64::from(n) == *v),
             _ => None,
         };
-        /// A number.
-        opt_f32, f32: f32 = "a number", |v| match v {
-            Value::Float(v) => Some(*v as f32),
+        /// A number that is finite as 32-bit float.
+        opt_f32, f32: f32 = "a finite number", |v| match v {
+            Value::Float(v) => Some(*v as f32).filter(|v| v.is_finite()),
             Value::Unsigned(v) => Some(*v as f32),
             Value::Signed(v) => Some(*v as f32),
             _ => None,
         };
         /// A boolean.
-        opt_bool, bool: bool = "a boolean", |v| if let Value::Bool(v) = v { Some(*v) } else { None };
+        opt_bool, bool: bool = "a boolean", |v| match v {
+            Value::Bool(v) => Some(*v),
+            Value::Unsigned(v @ 0..=1) => Some(*v == 1),
+            Value::Signed(v @ 0..=1) => Some(*v == 1),
+            _ => None,
+        };
         /// A string.
         opt_str, str: &'a str = "a string", |v| if let Value::String(v) = v { Some(v) } else { None };
         /// An array of strings.

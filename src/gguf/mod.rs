@@ -30,6 +30,7 @@ use source::Source;
 
 /// A tensor of a file.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct TensorInfo {
     /// As in the file, such as `blk.0.attn_q.weight`.
     pub name: String,
@@ -43,6 +44,14 @@ pub struct TensorInfo {
     pub offset: u64,
     /// Bytes of data.
     pub n_bytes: u64,
+}
+
+impl TensorInfo {
+    /// Whether rows of it hold numbers that the tensor could have; see [`TensorType::are_numbers`].
+    pub fn are_numbers(&self, rows: &[u8]) -> bool {
+        // Gemma 4 has factors of 1e30 for pairs that do not turn.
+        self.name == "rope_freqs.weight" || self.ty.are_numbers(rows)
+    }
 }
 
 /// The headers of a model's files.

@@ -22,6 +22,10 @@ use std::collections::HashSet;
 const MAX_HEADER: u64 = 256 << 20;
 /// ggml's GGML_MAX_DIMS.
 const MAX_DIMS: u32 = 4;
+/// Longer arrays than of any vocabulary are not kept.
+const MAX_KEPT: u64 = 1 << 24;
+/// Arrays of arrays of arrays …
+const MAX_NESTED: u32 = 16;
 /// The smallest metadata pair: key length, a one-byte key, type, a one-byte value.
 const MIN_PAIR: u64 = 8 + 1 + 4 + 1;
 /// The smallest directory entry: name length, a one-byte name, number of dimensions, one of them, type, offset.
@@ -94,15 +98,13 @@ impl<'a> Cursor<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn bool(&mut self) -> Parse<bool> {
-        let [byte] = self.array()?;
-        Ok(bool_of(byte)?)
+    fn text(&mut self) -> Parse<&'a [u8]> {
+        let len = self.u64()?;
+        self.take(len)
     }
 
     fn str(&mut self) -> Parse<&'a str> {
-        let len = self.u64()?;
-        let bytes = self.take(len)?;
-        std::str::from_utf8(bytes).map_err(|e| Stop::Bad(Error::bad_file("a string is not UTF-8").caused_by(e)))
+        std::str::from_utf8(self.text()?).map_err(|e| Stop::Bad(Error::bad_file("a string is not UTF-8").caused_by(e)))
     }
 
     /// `count` values of `N` bytes each.
@@ -111,16 +113,15 @@ impl<'a> Cursor<'a> {
         Ok(bytes.as_chunks::<N>().0.iter().map(|b| value(*b)).collect())
     }
 
-    fn strings(&mut self, count: u64) -> Parse<Strings> {
+    fn strings(&mut self, count: u64) -> Parse<Value> {
         self.need(count.saturating_mul(8))?;
-        let mut strings = Strings::default();
+        let mut strings = Some(Strings::default());
         for i in 0..count {
-            let s = self.str().map_err(|stop| stop.at(|| format!("string {i}")))?;
-            if !strings.push(s) {
-                return Err(Stop::Bad(Error::bad_file("more than 4 GiB of strings")));
-            }
+            let bytes = self.text().map_err(|stop| stop.at(|| format!("string {i}")))?;
+            let kept = std::str::from_utf8(bytes).is_ok_and(|s| strings.as_mut().is_some_and(|all| all.push(s)));
+            strings = strings.filter(|_| kept);
         }
-        Ok(strings)
+        Ok(strings.map_or(Value::Other("an array with text that is not UTF-8"), Value::Strings))
     }
 
     fn value(&mut self) -> Parse<Value> {
@@ -132,11 +133,17 @@ impl<'a> Cursor<'a> {
             4 => Value::Unsigned(self.u32()?.into()),
             5 => Value::Signed(i32::from_le_bytes(self.array()?).into()),
             6 => Value::Float(f32::from_le_bytes(self.array()?).into()),
-            7 => Value::Bool(self.bool()?),
-            8 => Value::String(self.str()?.into()),
+            7 => {
+                let [byte] = self.array()?;
+                bool_of(byte).map_or(Value::Unsigned(byte.into()), Value::Bool)
+            }
+            8 => match std::str::from_utf8(self.text()?) {
+                Ok(text) => Value::String(text.into()),
+                Err(_) => Value::Other("text that is not UTF-8"),
+            },
             9 => {
                 let (ty, count) = (self.u32()?, self.u64()?);
-                self.value_array(ty, count)?
+                self.value_array(ty, count, MAX_NESTED)?
             }
             10 => Value::Unsigned(self.u64()?),
             11 => Value::Signed(i64::from_le_bytes(self.array()?)),
@@ -145,7 +152,11 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    fn value_array(&mut self, ty: u32, count: u64) -> Parse<Value> {
+    fn value_array(&mut self, ty: u32, count: u64, nested: u32) -> Parse<Value> {
+        if let Some(bytes) = size_of_number(ty).filter(|_| count > MAX_KEPT) {
+            self.take(count.saturating_mul(bytes))?;
+            return Ok(Value::Other("an array of many millions of numbers"));
+        }
         Ok(match ty {
             0 => Value::Integers(self.values(count, |b| u8::from_le_bytes(b).into())?),
             1 => Value::Integers(self.values(count, |b| i8::from_le_bytes(b).into())?),
@@ -154,30 +165,55 @@ impl<'a> Cursor<'a> {
             4 => Value::Integers(self.values(count, |b| u32::from_le_bytes(b).into())?),
             5 => Value::Integers(self.values(count, |b| i32::from_le_bytes(b).into())?),
             6 => Value::Floats(self.values(count, f32::from_le_bytes)?),
-            7 => Value::Bools(self.values(count, |[b]| bool_of(b))?.into_iter().collect::<Result<_>>()?),
-            8 => Value::Strings(self.strings(count)?),
-            9 => return Err(Stop::Bad(Error::unsupported("arrays of arrays are not supported"))),
+            7 => {
+                let values = self.values(count, |[b]| bool_of(b))?.into_iter().collect::<Option<_>>();
+                values.map_or(Value::Other("an array of booleans that are neither 0 nor 1"), Value::Bools)
+            }
+            8 => self.strings(count)?,
+            9 => {
+                let Some(nested) = nested.checked_sub(1) else {
+                    return Err(Stop::Bad(Error::bad_file("arrays are nested too deep; the file is damaged")));
+                };
+                // Of each its type and its count.
+                self.need(count.saturating_mul(12))?;
+                for _ in 0..count {
+                    let (ty, count) = (self.u32()?, self.u64()?);
+                    self.value_array(ty, count, nested)?;
+                }
+                Value::Other("an array of arrays")
+            }
             10 => {
                 let values = self.values(count, |b| u64::from_le_bytes(b).try_into())?;
                 let values = values.into_iter().collect::<std::result::Result<_, _>>();
-                Value::Integers(values.map_err(|_| Stop::Bad(Error::bad_file("an integer is beyond 2^63")))?)
+                values.map_or(Value::Other("an array of integers beyond 2^63"), Value::Integers)
             }
             11 => Value::Integers(self.values(count, i64::from_le_bytes)?),
             12 => Value::Floats(self.values(count, |b| f64::from_le_bytes(b) as f32)?),
+            _ if count == 0 => Value::Other("an empty array"),
             id => return Err(no_such_type(id)),
         })
     }
 }
 
-fn no_such_type(id: u32) -> Stop {
-    Stop::Bad(Error::bad_file(format!("there is no value type {id}; the file is damaged")))
+/// Bytes of a number or boolean in an array.
+fn size_of_number(ty: u32) -> Option<u64> {
+    match ty {
+        0 | 1 | 7 => Some(1),
+        2 | 3 => Some(2),
+        4..=6 => Some(4),
+        10..=12 => Some(8),
+        _ => None,
+    }
 }
 
-fn bool_of(byte: u8) -> Result<bool> {
-    match byte {
-        0 | 1 => Ok(byte == 1),
-        _ => Err(Error::bad_file(format!("a bool is {byte}, not 0 or 1; the file is damaged"))),
-    }
+fn no_such_type(id: u32) -> Stop {
+    Stop::Bad(Error::bad_file(format!(
+        "there is no value type {id}, so that what follows cannot be read; the file is damaged, or newer than Foreword"
+    )))
+}
+
+fn bool_of(byte: u8) -> Option<bool> {
+    (byte <= 1).then_some(byte == 1)
 }
 
 /// Magic, version and counts.
@@ -244,6 +280,8 @@ pub(super) struct Parser {
     /// Where the next item begins.
     at: usize,
     preamble: Option<Preamble>,
+    /// Metadata pairs that were read.
+    n_pairs: u64,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
     names: HashSet<Box<str>>,
@@ -262,7 +300,7 @@ impl Parser {
     /// For a file of `file_len` bytes.
     pub(super) fn new(file_len: u64) -> Self {
         let (metadata, tensors, names) = Default::default();
-        Parser { file_len, at: 0, preamble: None, metadata, tensors, names }
+        Parser { file_len, at: 0, preamble: None, n_pairs: 0, metadata, tensors, names }
     }
 
     /// Parses as far as `prefix`, the first bytes of the file, goes. `Some(n)`: go on with the first `n` bytes at least,
@@ -285,8 +323,9 @@ impl Parser {
             self.preamble = Some(Preamble::read(cursor)?);
             return Ok(true);
         };
-        if (self.metadata.len() as u64) < preamble.n_pairs {
+        if self.n_pairs < preamble.n_pairs {
             self.pair(cursor)?;
+            self.n_pairs = self.n_pairs.saturating_add(1);
         } else if (self.tensors.len() as u64) < preamble.n_tensors {
             self.entry(cursor)?;
         } else {
@@ -296,15 +335,15 @@ impl Parser {
     }
 
     fn pair(&mut self, cursor: &mut Cursor) -> Parse<()> {
-        let n = self.metadata.len();
-        let key = cursor.str().map_err(|stop| stop.at(|| format!("key of metadata pair {n}")))?;
+        let (n, start) = (self.n_pairs, cursor.at as u64);
+        let key = cursor.text().map_err(|stop| stop.at(|| format!("key of metadata pair {n}")))?;
+        // A key that is not UTF-8 is none that anybody asks for.
+        let key = String::from_utf8_lossy(key);
         if key.is_empty() {
             return Err(Stop::Bad(Error::bad_file(format!("metadata pair {n} has an empty key; the file is damaged"))));
         }
         let value = cursor.value().map_err(|stop| stop.at(|| format!("metadata {key:?}")))?;
-        if !self.metadata.insert(key, value) {
-            return Err(Stop::Bad(Error::bad_file(format!("metadata key {key:?} occurs twice"))));
-        }
+        self.metadata.add(&key, value, start..cursor.at as u64);
         Ok(())
     }
 

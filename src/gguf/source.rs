@@ -1,20 +1,24 @@
 //! Where the bytes of a model come from: asynchronous byte ranges.
 
 use crate::error::{Error, Result};
-use std::future::Future;
-use std::pin::Pin;
+use crate::send::{BoxFuture, MaybeSend};
 
 /// A future of [`Source::read_at`].
-pub type Read<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+pub type Read<'a> = BoxFuture<'a, Result<()>>;
 
 /// A file-like thing that can be read at any offset; in the browser reading is asynchronous.
-pub trait Source {
+pub trait Source: MaybeSend {
     /// Bytes in all.
     fn len(&self) -> u64;
 
     /// Whether there are no bytes.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether it can still be read when the model is loaded.
+    fn stays_open(&self) -> bool {
+        true
     }
 
     /// Fills `buf` from `offset`.
@@ -52,7 +56,7 @@ fn past_end(offset: u64, n: usize, len: u64) -> Error {
 }
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use file::FileSource;
+pub use file::{FileSource, open, pieces};
 
 #[cfg(not(target_arch = "wasm32"))]
 mod file {
@@ -61,6 +65,30 @@ mod file {
     use std::fs::File;
     use std::io::{Read as _, Seek, SeekFrom};
     use std::path::{Path, PathBuf};
+
+    /// The files of a model: the one that was named, or all pieces when it is `…-00001-of-00003.gguf`.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Storage`] when one cannot be opened.
+    pub fn open(path: &Path) -> Result<Vec<Box<dyn Source>>> {
+        pieces(path).iter().map(|p| Ok(Box::new(FileSource::open(p)?) as Box<dyn Source>)).collect()
+    }
+
+    /// The names of the files that [`open`] opens.
+    pub fn pieces(path: &Path) -> Vec<PathBuf> {
+        let one = || vec![path.to_path_buf()];
+        let Some(name) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".gguf")) else {
+            return one();
+        };
+        let Some((front, count)) = name.rsplit_once("-of-") else { return one() };
+        let Some((stem, _)) = front.rsplit_once('-') else { return one() };
+        match count.parse::<usize>() {
+            Ok(n) if (2..=9999).contains(&n) && count.len() == 5 => {
+                (1..=n).map(|i| path.with_file_name(format!("{stem}-{i:05}-of-{count}.gguf"))).collect()
+            }
+            _ => one(),
+        }
+    }
 
     /// A file on disk.
     #[derive(Debug)]

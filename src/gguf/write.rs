@@ -1,4 +1,5 @@
-//! Writing small GGUF files (version 3): sidecars and tests. Everything is in memory.
+//! Writing GGUF files (version 3): small ones in memory, such as sidecars; of large ones the header, behind which tensors are written
+//! one by one.
 
 #![deny(
     clippy::unwrap_used,
@@ -28,6 +29,57 @@ pub struct Tensor<'a> {
     pub data: &'a [u8],
 }
 
+/// A pair of the metadata to write.
+#[derive(Clone, Copy, Debug)]
+pub enum Pair<'a> {
+    /// A key and its value.
+    New(&'a str, &'a Value),
+    /// The bytes of a pair in another file ([`Metadata::place`]): values keep their types.
+    Copied(&'a [u8]),
+}
+
+/// A tensor in the directory of a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// How it is encoded.
+    pub ty: TensorType,
+    /// Dimensions, the length of a row first.
+    pub dims: &'a [u64],
+    /// Bytes of its rows.
+    pub n_bytes: u64,
+}
+
+/// All bytes in front of the first tensor's. Tensors follow in the same order, each with zeros behind it up to a multiple of
+/// `alignment` bytes, which is that of `pairs`, or 32.
+pub fn header(pairs: &[Pair], alignment: u64, entries: &[Entry]) -> Vec<u8> {
+    let mut out = Vec::from(*b"GGUF");
+    put_u32(&mut out, 3);
+    put_len(&mut out, entries.len());
+    put_len(&mut out, pairs.len());
+    for pair in pairs {
+        match pair {
+            Pair::New(key, value) => {
+                put_str(&mut out, key);
+                put_value(&mut out, value);
+            }
+            Pair::Copied(bytes) => out.extend_from_slice(bytes),
+        }
+    }
+    let mut offset = 0_u64;
+    for entry in entries {
+        put_str(&mut out, entry.name);
+        put_u32(&mut out, entry.dims.len() as u32);
+        entry.dims.iter().for_each(|dim| out.extend(dim.to_le_bytes()));
+        put_u32(&mut out, entry.ty.id());
+        out.extend(offset.to_le_bytes());
+        offset = offset.saturating_add(entry.n_bytes).next_multiple_of(alignment);
+    }
+    out.resize(out.len().next_multiple_of(alignment as usize), 0);
+    out
+}
+
 /// The bytes of a file. The reader has the last word on whether it is valid.
 ///
 /// # Errors
@@ -37,27 +89,14 @@ pub fn to_bytes(metadata: &Metadata, tensors: &[Tensor]) -> Result<Vec<u8>> {
     if alignment == 0 {
         return Err(Error::invalid_request("an alignment of 0"));
     }
-    let pad = |out: &mut Vec<u8>| out.resize(out.len().next_multiple_of(alignment), 0);
-    let mut out = Vec::from(*b"GGUF");
-    put_u32(&mut out, 3);
-    put_len(&mut out, tensors.len());
-    put_len(&mut out, metadata.len());
-    for (key, value) in metadata.iter() {
-        put_str(&mut out, key);
-        put_value(&mut out, value);
-    }
-    let mut data = Vec::new();
+    let pairs: Vec<Pair> = metadata.iter().map(|(key, value)| Pair::New(key, value)).collect();
+    let entries = tensors.iter().map(|t| Entry { name: t.name, ty: t.ty, dims: t.dims, n_bytes: t.data.len() as u64 });
+    let entries: Vec<Entry> = entries.collect();
+    let mut out = header(&pairs, alignment as u64, &entries);
     for tensor in tensors {
-        put_str(&mut out, tensor.name);
-        put_u32(&mut out, tensor.dims.len() as u32);
-        tensor.dims.iter().for_each(|dim| out.extend(dim.to_le_bytes()));
-        put_u32(&mut out, tensor.ty.id());
-        put_len(&mut out, data.len());
-        data.extend_from_slice(tensor.data);
-        pad(&mut data);
+        out.extend_from_slice(tensor.data);
+        out.resize(out.len().next_multiple_of(alignment), 0);
     }
-    pad(&mut out);
-    out.append(&mut data);
     Ok(out)
 }
 
@@ -105,6 +144,7 @@ fn put_value(out: &mut Vec<u8>, value: &Value) {
         Value::Floats(values) => put_array(out, 6, values, |out, v| out.extend(v.to_le_bytes())),
         Value::Bools(values) => put_array(out, 7, values, |out, &v| out.push(u8::from(v))),
         Value::Strings(values) => put_array(out, 8, values.iter(), put_str),
+        Value::Other(what) => put_value(out, &Value::String((*what).into())),
     }
 }
 

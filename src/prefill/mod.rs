@@ -4,35 +4,36 @@
 //! to the longest; positions restart at every prompt and no prompt sees another. A [`crate::batch::Batch`] has that form
 //! anyway, so what is left of the method is a schedule:
 //!
-//! - **Order** ([`Turn`]): the shortest prompt first among those that came together, which makes the mean time to the first
+//! - **Order** (`Turn`): the shortest prompt first among those that came together, which makes the mean time to the first
 //!   token least; a later one overtakes only while fewer tokens were read since than the earlier one has.
 //! - **Packing** ([`width`]): prompts fill a forward in that order, and the last one is cut where the forward is full; the
 //!   rest leads the next forward. Reading a prompt in two parts costs nothing here, so no bin stays partly filled, which
 //!   first-fit decreasing over whole prompts cannot promise. Forwards of one lot are of equal width.
-//! - **Sharing** ([`common`], [`WORTH_WAITING`]): what prompts have in common at their beginning is read once; the others
+//! - **Sharing** ([`common`]): what prompts have in common at their beginning is read once; the others
 //!   wait for it and fork.
-//! - **Pace** ([`Pace`]): beside answers that are being written, prompts get what is left of a step's time (chunked
+//! - **Pace** (`Pace`): beside answers that are being written, prompts get what is left of a step's time (chunked
 //!   prefill with stall-free batching, Sarathi-Serve, arXiv 2403.02310).
 //!
 //! Everything here is arithmetic on lengths; `engine/schedule.rs` applies it.
 
 mod pace;
 
-pub use pace::{Cost, Pace};
+pub use pace::Cost;
+pub(crate) use pace::Pace;
 
 /// Tokens of a common beginning from which on it is worth to wait until another prompt has read it. A shorter one is
 /// read again with less delay than a forward takes.
-pub const WORTH_WAITING: usize = 16;
+pub(crate) const WORTH_WAITING: usize = 16;
 
 /// Tokens of the first prompt that a step reads at least, so that reading goes on where the target is out of reach.
-pub const LEAST: usize = 8;
+pub(crate) const LEAST: usize = 8;
 
 /// When it is a prompt's turn: smaller is sooner.
 ///
 /// The deadline of a prompt is the number of prompt tokens that had been read when it came, plus its own length. So
 /// short prompts go first, and a long one is not starved: whatever comes after as many tokens as it has goes behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Turn {
+pub(crate) struct Turn {
     priority: std::cmp::Reverse<i32>,
     deadline: u64,
     id: u64,
@@ -41,7 +42,7 @@ pub struct Turn {
 impl Turn {
     /// For a prompt of `len` tokens that comes when `n_read` have been read in all. Higher priorities always go first;
     /// `id` decides ties.
-    pub fn new(priority: i32, n_read: u64, len: usize, id: u64) -> Self {
+    pub(crate) fn new(priority: i32, n_read: u64, len: usize, id: u64) -> Self {
         Turn { priority: std::cmp::Reverse(priority), deadline: n_read + len as u64, id }
     }
 }

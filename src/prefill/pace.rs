@@ -17,12 +17,11 @@ pub struct Cost {
 impl Cost {
     /// The cost model of a transformer, from its sizes.
     pub fn of(config: &ModelConfig) -> Self {
-        let c = config;
-        let (q_dim, kv_dim) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
-        let row = c.layers.len() * c.dim * (2 * q_dim + 2 * kv_dim + 3 * c.ff_dim);
+        let (c, n_layers) = (config, config.layers.len());
+        let row = c.work(0..n_layers);
         // Layers with a window soon see no more than before.
-        let full = c.layers.iter().filter(|l| l.window.is_none()).count();
-        let cell = ATTENTION_WEIGHT * (2 * full * q_dim) as f64;
+        let full = (0..n_layers).filter_map(|layer| c.attention(layer)).filter(|a| a.window.is_none());
+        let cell = ATTENTION_WEIGHT * full.map(|a| 2 * a.q_dim()).sum::<usize>() as f64;
         Cost { per_cell: cell / row as f64, per_output: (c.dim * c.n_vocab) as f64 / row as f64 }
     }
 
@@ -46,7 +45,7 @@ impl Cost {
 /// The budget of a step, from the measured times of earlier ones: a line through the mean of steps that only write and
 /// the mean of those that also read. Means forget quickly, so the budget follows the device (heat, other programs).
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub(crate) struct Pace {
     target_ms: f64,
     writing: Option<Mean>,
     reading: Option<Mean>,
@@ -63,22 +62,22 @@ const NEW: f64 = 0.4;
 
 impl Pace {
     /// Steps with answers under way are to take `target_ms` at most.
-    pub fn new(target_ms: f64) -> Self {
+    pub(crate) fn new(target_ms: f64) -> Self {
         Pace { target_ms, writing: None, reading: None }
     }
 
     /// The target, in milliseconds.
-    pub fn target_ms(&self) -> f64 {
+    pub(crate) fn target_ms(&self) -> f64 {
         self.target_ms
     }
 
     /// Sets the target and keeps what was measured.
-    pub fn set_target_ms(&mut self, target_ms: f64) {
+    pub(crate) fn set_target_ms(&mut self, target_ms: f64) {
         self.target_ms = target_ms;
     }
 
     /// Notes that a step of this many rows' worth took `ms`; `reading` when prompts were part of it.
-    pub fn observe(&mut self, reading: bool, rows: f64, ms: f64) {
+    pub(crate) fn observe(&mut self, reading: bool, rows: f64, ms: f64) {
         let mean = if reading { &mut self.reading } else { &mut self.writing };
         *mean = Some(mean.map_or(Mean { rows, ms }, |m| Mean {
             rows: m.rows + (rows - m.rows) * NEW,
@@ -88,7 +87,7 @@ impl Pace {
 
     /// Rows' worth of prompts that keep a step within the target when its answers take `writing` rows; 0 or less when
     /// the answers alone take as long, or nothing was measured yet.
-    pub fn room(&self, writing: f64) -> f64 {
+    pub(crate) fn room(&self, writing: f64) -> f64 {
         let Some((start, per_row)) = self.line() else { return 0.0 };
         if per_row <= 0.0 {
             return f64::INFINITY;
@@ -97,7 +96,7 @@ impl Pace {
     }
 
     /// Milliseconds that so many rows' worth of prompts take, once anything was measured.
-    pub fn ms(&self, rows: f64) -> Option<f64> {
+    pub(crate) fn ms(&self, rows: f64) -> Option<f64> {
         self.line().map(|(_, per_row)| rows * per_row)
     }
 

@@ -3,10 +3,22 @@
 use super::{Unpacked, half_at};
 
 /// Two-bit fields: shift s of byte 32 h + i is weight 128 h + 32 s + i.
-fn two_bits(bytes: &[u8], out: &mut Unpacked) {
-    for (i, code) in out.codes.iter_mut().enumerate() {
-        let (half, shift, l) = (i / 128, i % 128 / 32, i % 32);
-        *code = bytes[half * 32 + l] >> (2 * shift) & 3;
+pub(super) fn two_bits(bytes: &[u8], out: &mut Unpacked) {
+    for (bytes, codes) in bytes.as_chunks::<32>().0.iter().zip(out.codes.as_chunks_mut::<128>().0) {
+        for (s, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            for (code, byte) in codes.iter_mut().zip(bytes) {
+                *code = byte >> (2 * s) & 3;
+            }
+        }
+    }
+}
+
+/// Bit g of byte i is bit `to` of weight 32 g + i.
+fn high_bits(bytes: &[u8], to: u32, out: &mut Unpacked) {
+    for (g, codes) in out.codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        for (code, byte) in codes.iter_mut().zip(bytes) {
+            *code |= (byte >> g & 1) << to;
+        }
     }
 }
 
@@ -30,9 +42,7 @@ pub(super) fn q2_k(b: &[u8], out: &mut Unpacked) {
 
 pub(super) fn q3_k(b: &[u8], out: &mut Unpacked) {
     two_bits(&b[32..96], out);
-    for (i, code) in out.codes.iter_mut().enumerate() {
-        *code |= (b[i % 32] >> (i / 32) & 1) << 2;
-    }
+    high_bits(&b[..32], 2, out);
     let (d, s) = (half_at(b, 108), &b[96..108]);
     for g in 0..16 {
         let low = s[g % 8] >> (4 * (g / 8)) & 15;
@@ -53,8 +63,11 @@ fn scales_of_32(b: &[u8], out: &mut Unpacked) {
 
 /// Nibbles: byte 32 j + i holds weights 64 j + i (low) and 64 j + 32 + i (high).
 fn nibbles(bytes: &[u8], out: &mut Unpacked) {
-    for (i, code) in out.codes.iter_mut().enumerate() {
-        *code = bytes[i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15;
+    for (bytes, codes) in bytes.as_chunks::<32>().0.iter().zip(out.codes.as_chunks_mut::<64>().0) {
+        let (low, high) = codes.split_at_mut(32);
+        for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
+            (*low, *high) = (byte & 15, byte >> 4);
+        }
     }
 }
 
@@ -65,18 +78,18 @@ pub(super) fn q4_k(b: &[u8], out: &mut Unpacked) {
 
 pub(super) fn q5_k(b: &[u8], out: &mut Unpacked) {
     nibbles(&b[48..176], out);
-    for (i, code) in out.codes.iter_mut().enumerate() {
-        *code |= (b[16 + i % 32] >> (i / 32) & 1) << 4;
-    }
+    high_bits(&b[16..48], 4, out);
     scales_of_32(b, out);
 }
 
 pub(super) fn q6_k(b: &[u8], out: &mut Unpacked) {
-    let (low, high) = (&b[..128], &b[128..192]);
-    for (i, code) in out.codes.iter_mut().enumerate() {
-        let (half, quarter, l) = (i / 128, i % 128 / 32, i % 32);
-        let nibble = low[half * 64 + quarter % 2 * 32 + l] >> (quarter / 2 * 4) & 15;
-        *code = nibble | (high[half * 32 + l] >> (2 * quarter) & 3) << 4;
+    let halves = b[..128].as_chunks::<64>().0.iter().zip(b[128..192].as_chunks::<32>().0);
+    for ((low, high), codes) in halves.zip(out.codes.as_chunks_mut::<128>().0) {
+        for (quarter, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            for ((code, low), high) in codes.iter_mut().zip(&low[quarter % 2 * 32..]).zip(high) {
+                *code = low >> (quarter / 2 * 4) & 15 | (high >> (2 * quarter) & 3) << 4;
+            }
+        }
     }
     let d = half_at(b, 208);
     for (g, &s) in b[192..208].iter().enumerate() {

@@ -1,7 +1,7 @@
 //! Kernel layouts: how weights lie in memory once they are loaded.
 //!
 //! Files hold many tensor types; kernels read few layouts, and all instruction sets read the same ones. A matrix is cut
-//! into panels of [`PANEL`] rows. A panel is a sequence of groups along the columns, and in a group the codes of the 16
+//! into panels of `PANEL` rows. A panel is a sequence of groups along the columns, and in a group the codes of the 16
 //! rows are interleaved four columns at a time, so that one register holds the same four columns of as many rows as it
 //! has 32-bit lanes, and a dot-product instruction advances all these rows by four columns. No sums across lanes are
 //! ever needed, and a decode step reads each panel once from front to back.
@@ -10,20 +10,22 @@
 //!
 //! | layout | codes | bytes | scales behind the codes |
 //! |---|---|---|---|
-//! | `U4`, `U4M`, `Iq4Nl`, `Mxfp4` | quads 0–3 in the low nibbles, 4–7 in the high ones | 256 | a row |
+//! | `U4`, `U4M`, `T4`, `Mxfp4`, `Nvfp4` | quads 0–3 in the low nibbles, 4–7 in the high ones | 256 | a row; of `Nvfp4`: a row and 16 columns |
 //! | `U5`, `U5M` | as U4, then bit j of byte `4 row + i` is bit 4 of column `4j + i` | 320 | a row |
 //! | `U6` | as U4, then two planes of bits 4–5, quads 0–3 and 4–7 | 384 | a row and 16 columns |
-//! | `U3` | two planes of bits 0–1, then one of bit 2 | 192 | a row and 16 columns |
+//! | `U3`, `T3` | two planes of bits 0–1, then one of bit 2 | 192 | a row and 16 columns |
+//! | `Ternary` | two planes of 2 bits | 128 | a row |
+//! | `Binary` | bit j of byte `4 row + i` is bit 1 of column `4j + i`, and bit 0 is 0 | 64 | a row |
 //! | `U2` (256 columns) | 8 times two planes of 2 bits | 1024 | `scale \| min << 4` a row and 16 columns, then d and dmin |
 //! | `I8` | eight quads | 512 | a row |
 //!
 //! Scales (then minima, where there are any) are half floats, 16 of them, one a row; f32 for `Mxfp4`, whose powers of two
-//! outrange a half. Float layouts hold `[column][16 rows]`.
+//! outrange a half. Codes of `T3`, `T4`, `Mxfp4` and `Nvfp4` are indices into a [`Table`]. Float layouts hold `[column][16 rows]`.
 
-use super::{TensorType, Unpacked};
+use super::{Table, TensorType, Unpacked};
 
 /// Rows of a panel.
-pub const PANEL: usize = 16;
+pub(crate) const PANEL: usize = 16;
 
 /// A layout; see the module text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,8 +42,12 @@ pub enum Layout {
     U3,
     U2,
     I8,
-    Iq4Nl,
+    T3(Table),
+    T4(Table),
     Mxfp4,
+    Nvfp4,
+    Ternary,
+    Binary,
 }
 
 impl Layout {
@@ -59,13 +65,20 @@ impl Layout {
             TensorType::Q3_K => Layout::U3,
             TensorType::Q2_K => Layout::U2,
             TensorType::Q8_0 => Layout::I8,
-            TensorType::IQ4_NL => Layout::Iq4Nl,
+            TensorType::IQ4_NL | TensorType::IQ4_XS => Layout::T4(Table::Iq4),
+            TensorType::IQ3_S => Layout::T4(Table::Iq3S),
+            TensorType::IQ3_XXS => Layout::T4(Table::Iq3Xxs),
+            TensorType::IQ2_S | TensorType::IQ2_XS | TensorType::IQ2_XXS => Layout::T3(Table::Iq2),
+            TensorType::IQ1_S | TensorType::IQ1_M => Layout::T3(Table::Iq1),
             TensorType::MXFP4 => Layout::Mxfp4,
+            TensorType::NVFP4 => Layout::Nvfp4,
+            TensorType::Q1_0 => Layout::Binary,
+            TensorType::Q2_0 | TensorType::TQ1_0 | TensorType::TQ2_0 => Layout::Ternary,
         }
     }
 
     /// Columns of a group.
-    pub const fn group_cols(self) -> usize {
+    pub(crate) const fn group_cols(self) -> usize {
         match self {
             Layout::F32 | Layout::F16 | Layout::Bf16 => 1,
             Layout::U2 => 256,
@@ -74,35 +87,32 @@ impl Layout {
     }
 
     /// Bytes of a group of [`PANEL`] rows.
-    pub const fn group_bytes(self) -> usize {
+    pub(crate) const fn group_bytes(self) -> usize {
         match self {
             Layout::F32 => 64,
             Layout::F16 | Layout::Bf16 => 32,
-            Layout::U4 | Layout::Iq4Nl => 256 + 32,
-            Layout::U4M | Layout::Mxfp4 => 256 + 64,
+            Layout::U4 | Layout::T4(_) => 256 + 32,
+            Layout::U4M | Layout::Mxfp4 | Layout::Nvfp4 => 256 + 64,
             Layout::U5 => 320 + 32,
             Layout::U5M => 320 + 64,
             Layout::U6 => 384 + 64,
-            Layout::U3 => 192 + 64,
+            Layout::U3 | Layout::T3(_) => 192 + 64,
+            Layout::Ternary => 128 + 32,
+            Layout::Binary => 64 + 32,
             Layout::U2 => 1024 + 256 + 64,
             Layout::I8 => 512 + 32,
         }
     }
 
     /// Bytes of a panel with `cols` columns.
-    pub const fn panel_bytes(self, cols: usize) -> usize {
+    pub(crate) const fn panel_bytes(self, cols: usize) -> usize {
         cols / self.group_cols() * self.group_bytes()
     }
 }
 
-/// The value of each code of [`TensorType::IQ4_NL`].
-pub const IQ4_NL_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
-/// Twice the value of each code of [`TensorType::MXFP4`] (E2M1).
-pub const MXFP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
-
 /// Repacks up to [`PANEL`] rows of a tensor, `rows` in file form one behind the other, into one panel. Rows that are
 /// missing at the end of a matrix become zeros.
-pub fn repack_panel(ty: TensorType, cols: usize, rows: &[u8], panel: &mut [u8]) {
+pub(crate) fn repack_panel(ty: TensorType, cols: usize, rows: &[u8], panel: &mut [u8]) {
     let layout = Layout::of(ty);
     let row_bytes = cols / ty.block_len() * ty.block_bytes();
     if rows.len() < PANEL * row_bytes {
@@ -127,19 +137,23 @@ pub fn repack_panel(ty: TensorType, cols: usize, rows: &[u8], panel: &mut [u8]) 
             if layout == Layout::U2 {
                 groups.for_each(|group| pack_u2(bytes, &block, r, group));
             } else {
-                groups.enumerate().for_each(|(g, group)| pack_group(layout, &block, g, r, group));
+                groups.enumerate().for_each(|(g, group)| pack_group(ty, &block, g, r, group));
             }
         }
     }
 }
 
 /// Writes row `r` of a group of 32 columns: codes `32 g..` of the block and their scales and minima.
-fn pack_group(layout: Layout, block: &Unpacked, g: usize, r: usize, group: &mut [u8]) {
+fn pack_group(ty: TensorType, block: &Unpacked, g: usize, r: usize, group: &mut [u8]) {
     let codes: &[u8; 32] = block.codes[g * 32..].first_chunk().expect("a block holds whole groups");
-    // Where scale groups are 16 columns wide there are two to 32 columns.
+    let (layout, group_len) = (Layout::of(ty), super::group_len(ty));
+    // Where scales are of 16 columns there are two to 32 columns, though those of the type may be of more.
     let (per, scales_at) = match layout {
+        Layout::Ternary => (1, 128),
+        Layout::Binary => (1, 64),
+        Layout::Nvfp4 => (2, 256),
         Layout::U6 => (2, 384),
-        Layout::U3 => (2, 192),
+        Layout::U3 | Layout::T3(_) => (2, 192),
         Layout::U5 | Layout::U5M => (1, 320),
         Layout::I8 => (1, 512),
         _ => (1, 256),
@@ -150,7 +164,9 @@ fn pack_group(layout: Layout, block: &Unpacked, g: usize, r: usize, group: &mut 
                 put_quad(&mut group[j * 64..], r, quad);
             }
         }
-        Layout::U3 => {
+        Layout::Ternary => pack_planes(codes, r, 0, &mut group[..128]),
+        Layout::Binary => pack_bits(codes, r, 1, &mut group[..64]),
+        Layout::U3 | Layout::T3(_) => {
             pack_planes(codes, r, 0, &mut group[..128]);
             pack_bits(codes, r, 2, &mut group[128..192]);
         }
@@ -167,7 +183,7 @@ fn pack_group(layout: Layout, block: &Unpacked, g: usize, r: usize, group: &mut 
         }
     }
     for sub in 0..per {
-        let scale = block.scales[g * per + sub];
+        let scale = block.scales[(g * 32 + sub * 16) / group_len];
         if layout == Layout::Mxfp4 {
             group[scales_at + r * 4..][..4].copy_from_slice(&scale.to_le_bytes());
         } else {

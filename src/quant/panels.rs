@@ -1,13 +1,13 @@
 //! Weights in the GPUs' layouts: panels of 16 rows by groups of 32 columns, so that neighbouring threads, which take
 //! neighbouring rows, load neighbouring 16 bytes. What a group holds stands at the head of each file of `shaders/layouts`.
 
-use super::{TensorType, Unpacked, unpack};
+use super::{Table, TensorType, Unpacked, group_len, unpack};
 
 /// Rows of a panel.
-pub const PANEL: usize = 16;
+pub(crate) const PANEL: usize = 16;
 
 /// Columns of a group.
-pub const GROUP_COLS: usize = 32;
+pub(crate) const GROUP_COLS: usize = 32;
 
 /// How weights lie in GPU memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,13 +22,14 @@ pub enum Layout {
     U3,
     U2,
     I8,
-    Iq4Nl,
-    Mxfp4,
+    T3(Table),
+    T4(Table),
+    Nvfp4,
 }
 
 impl Layout {
     /// Every layout.
-    pub const ALL: [Layout; 11] = [
+    pub const ALL: [Layout; 16] = [
         Layout::F32,
         Layout::F16,
         Layout::Bf16,
@@ -38,8 +39,13 @@ impl Layout {
         Layout::U3,
         Layout::U2,
         Layout::I8,
-        Layout::Iq4Nl,
-        Layout::Mxfp4,
+        Layout::T3(Table::Iq1),
+        Layout::T3(Table::Iq2),
+        Layout::T4(Table::Iq3Xxs),
+        Layout::T4(Table::Iq3S),
+        Layout::T4(Table::Iq4),
+        Layout::T4(Table::E2m1),
+        Layout::Nvfp4,
     ];
 
     /// The layout that weights of this type are repacked to.
@@ -52,34 +58,49 @@ impl Layout {
             TensorType::Q5_0 | TensorType::Q5_1 | TensorType::Q5_K => Layout::U5,
             TensorType::Q6_K => Layout::U6,
             TensorType::Q3_K => Layout::U3,
+            TensorType::Q1_0 | TensorType::Q2_0 | TensorType::TQ1_0 | TensorType::TQ2_0 => Layout::U2,
             TensorType::Q2_K => Layout::U2,
             TensorType::Q8_0 => Layout::I8,
-            TensorType::IQ4_NL => Layout::Iq4Nl,
-            TensorType::MXFP4 => Layout::Mxfp4,
+            TensorType::IQ4_NL | TensorType::IQ4_XS => Layout::T4(Table::Iq4),
+            TensorType::IQ3_S => Layout::T4(Table::Iq3S),
+            TensorType::IQ3_XXS => Layout::T4(Table::Iq3Xxs),
+            TensorType::IQ2_S | TensorType::IQ2_XS | TensorType::IQ2_XXS => Layout::T3(Table::Iq2),
+            TensorType::IQ1_S | TensorType::IQ1_M => Layout::T3(Table::Iq1),
+            TensorType::MXFP4 => Layout::T4(Table::E2m1),
+            TensorType::NVFP4 => Layout::Nvfp4,
+        }
+    }
+
+    /// The table that codes point into.
+    pub const fn table(self) -> Option<Table> {
+        match self {
+            Layout::T3(table) | Layout::T4(table) => Some(table),
+            Layout::Nvfp4 => Some(Table::E2m1),
+            _ => None,
         }
     }
 
     /// Vectors of 16 bytes in a group of `PANEL` rows; `GROUP` in the shaders.
-    pub const fn group_vectors(self) -> usize {
+    pub(crate) const fn group_vectors(self) -> usize {
         match self {
             Layout::F32 => 128,
             Layout::F16 | Layout::Bf16 => 64,
-            Layout::U4 | Layout::Iq4Nl | Layout::Mxfp4 => 20,
+            Layout::U4 | Layout::T4(_) | Layout::Nvfp4 => 20,
             Layout::U5 => 24,
             Layout::U6 => 28,
-            Layout::U3 | Layout::U2 => 16,
+            Layout::U3 | Layout::T3(_) | Layout::U2 => 16,
             Layout::I8 => 36,
         }
     }
 
     /// Words of a panel with `cols` columns.
-    pub const fn panel_words(self, cols: usize) -> usize {
+    pub(crate) const fn panel_words(self, cols: usize) -> usize {
         cols.div_ceil(GROUP_COLS) * self.group_vectors() * 4
     }
 }
 
 /// Repacks up to [`PANEL`] rows, in file form one behind the other, into one panel. What is missing becomes zeros.
-pub fn repack_panel(ty: TensorType, cols: usize, rows: &[u8], panel: &mut [u32]) {
+pub(crate) fn repack_panel(ty: TensorType, cols: usize, rows: &[u8], panel: &mut [u32]) {
     let layout = Layout::of(ty);
     panel.fill(0);
     let row_bytes = cols / ty.block_len() * ty.block_bytes();
@@ -106,7 +127,7 @@ pub fn repack_panel(ty: TensorType, cols: usize, rows: &[u8], panel: &mut [u32])
                     unpack(ty, bytes, &mut block);
                     let groups = panel[b * groups_a_block * group_words..].chunks_exact_mut(group_words);
                     for (g, group) in groups.take(groups_a_block).enumerate() {
-                        pack_group(layout, &block, g, r, group);
+                        pack_group(ty, &block, g, r, group);
                     }
                 }
             }
@@ -115,9 +136,13 @@ pub fn repack_panel(ty: TensorType, cols: usize, rows: &[u8], panel: &mut [u32])
 }
 
 /// Writes row `r` of group `g` of a block.
-fn pack_group(layout: Layout, block: &Unpacked, g: usize, r: usize, group: &mut [u32]) {
+fn pack_group(ty: TensorType, block: &Unpacked, g: usize, r: usize, group: &mut [u32]) {
     let codes: &[u8; 32] = block.codes[g * 32..].first_chunk().expect("a block holds whole groups");
     let (low, high) = codes.split_at(16);
+    // The scale and the minimum of the first half of the group, or of the second.
+    let (layout, group_len) = (Layout::of(ty), group_len(ty));
+    let scale = |h: usize| block.scales[(g * GROUP_COLS + h * 16) / group_len];
+    let min = |h: usize| block.mins[(g * GROUP_COLS + h * 16) / group_len];
     // Word r of the array of words that begins at vector `v`.
     let word = |v: usize| v * 4 + r;
     match layout {
@@ -126,17 +151,17 @@ fn pack_group(layout: Layout, block: &Unpacked, g: usize, r: usize, group: &mut 
                 group[r * 4 + j] = word_of(&low[4 * j..], 0xff, 0);
                 group[(PANEL + r) * 4 + j] = word_of(&high[4 * j..], 0xff, 0);
             }
-            group[word(32)] = halves(block.scales[g], 0.0);
+            group[word(32)] = halves(scale(0), 0.0);
         }
-        Layout::U3 | Layout::U2 => {
+        Layout::U3 | Layout::T3(_) | Layout::U2 => {
             group[r * 4] = plane(low, 0);
             group[r * 4 + 1] = plane(high, 0);
-            if layout == Layout::U3 {
-                group[r * 4 + 2] = bits(codes, 2);
-                group[r * 4 + 3] = halves(block.scales[2 * g], block.scales[2 * g + 1]);
+            if layout == Layout::U2 {
+                group[r * 4 + 2] = halves(scale(0), min(0));
+                group[r * 4 + 3] = halves(scale(1), min(1));
             } else {
-                group[r * 4 + 2] = halves(block.scales[2 * g], block.mins[2 * g]);
-                group[r * 4 + 3] = halves(block.scales[2 * g + 1], block.mins[2 * g + 1]);
+                group[r * 4 + 2] = bits(codes, 2);
+                group[r * 4 + 3] = halves(scale(0), scale(1));
             }
         }
         _ => {
@@ -146,16 +171,17 @@ fn pack_group(layout: Layout, block: &Unpacked, g: usize, r: usize, group: &mut 
             match layout {
                 Layout::U5 => {
                     group[word(16)] = bits(codes, 4);
-                    group[word(20)] = halves(block.scales[g], block.mins[g]);
+                    group[word(20)] = halves(scale(0), min(0));
                 }
                 Layout::U6 => {
                     group[word(16)] = plane(low, 4);
                     group[word(20)] = plane(high, 4);
-                    group[word(24)] = halves(block.scales[2 * g], block.scales[2 * g + 1]);
+                    group[word(24)] = halves(scale(0), scale(1));
                 }
                 // Powers of two that outrange a half float.
-                Layout::Iq4Nl | Layout::Mxfp4 => group[word(16)] = block.scales[g].to_bits(),
-                _ => group[word(16)] = halves(block.scales[g], block.mins[g]),
+                Layout::T4(_) => group[word(16)] = scale(0).to_bits(),
+                Layout::Nvfp4 => group[word(16)] = halves(scale(0), scale(1)),
+                _ => group[word(16)] = halves(scale(0), min(0)),
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Logits to the probabilities that a token is drawn from, after all of [`Params`].
 
-use super::penalties::History;
+use super::rule::{LogitsMut, Rule};
 use super::{Logits, Params};
 use std::cmp::Ordering;
 
@@ -51,23 +51,23 @@ impl Distribution {
         self.candidates.iter().rev().find(|c| c.p > 0.0).map_or(0, |c| c.id)
     }
 
-    pub(super) fn fill(&mut self, logits: Logits<'_>, params: &Params, history: &History) {
-        let logits = match logits {
-            Logits::All(logits) => logits,
+    /// What may come behind the text that the rules know and the guesses `ahead`.
+    pub(super) fn fill(&mut self, logits: Logits<'_>, params: &Params, rules: &[Box<dyn Rule>], ahead: &[u32]) {
+        let (logits, against) = match logits {
+            Logits::All(logits) => (logits, None),
+            Logits::Pair { own, other, contrast } => (own, Some((other, contrast))),
             Logits::Top(top) => {
                 // Callers ask first whether these do; if they do not, they are the best that is known.
-                self.fill_top(top, params, history);
+                self.fill_top(top, params, rules, ahead);
                 return;
             }
         };
         self.logits.clear();
         self.logits.extend_from_slice(logits);
-        for &(id, bias) in &params.logit_bias {
-            if let Some(logit) = self.logits.get_mut(id as usize) {
-                *logit += bias;
-            }
+        rules.iter().for_each(|rule| rule.adjust(ahead, &mut LogitsMut::all(&mut self.logits)));
+        if let Some((other, contrast)) = against {
+            contrast.apply(&mut self.logits, logits, other);
         }
-        history.penalize(params, &mut self.logits);
         self.candidates.clear();
         if params.temperature == 0.0 {
             self.candidates.push(argmax(&self.logits));
@@ -80,28 +80,63 @@ impl Distribution {
             self.candidates.push(Candidate { id: 0, logit: 0.0, p: 1.0 });
             return;
         }
-        self.keep_top_k(params.top_k);
-        self.keep_typical(params.typical_p);
-        self.keep_top_p(params.top_p);
-        self.keep_min_p(params.min_p);
-        self.normalize(params.temperature);
+        if !params.mirostat {
+            self.keep_sigmas(params.top_n_sigma);
+            self.keep_top_k(params.top_k);
+            self.keep_typical(params.typical_p);
+            self.keep_top_p(params.top_p);
+            self.keep_min_p(params.min_p);
+        }
+        self.temper(params);
+    }
+
+    /// Sets probabilities at the temperature, mixed with those that there are when the most probable tokens are left out.
+    pub(super) fn temper(&mut self, params: &Params) {
+        let left_out = self.above_threshold(params).saturating_sub(1);
+        if left_out == 0 {
+            return tempered(&mut self.candidates, params);
+        }
+        let share = f64::from(params.xtc_probability);
+        let mut rest = self.candidates.split_at(left_out).1.to_vec();
+        tempered(&mut rest, params);
+        tempered(&mut self.candidates, params);
+        self.candidates.iter_mut().for_each(|c| c.p *= 1.0 - share);
+        self.candidates.iter_mut().skip(left_out).zip(&rest).for_each(|(c, alone)| c.p += share * alone.p);
+        self.candidates.retain(|c| c.p > 0.0);
+    }
+
+    /// How many candidates, which are then in order, are probable enough for XTC.
+    fn above_threshold(&mut self, params: &Params) -> usize {
+        if params.xtc_probability == 0.0 || params.mirostat {
+            return 0;
+        }
+        self.normalize();
+        self.candidates.sort_unstable_by(by_logit);
+        self.candidates.iter().take_while(|c| c.p >= f64::from(params.xtc_threshold)).count()
+    }
+
+    fn keep_sigmas(&mut self, n: f32) {
+        if n <= 0.0 {
+            return;
+        }
+        let logits = || self.candidates.iter().map(|c| f64::from(c.logit));
+        let count = self.candidates.len() as f64;
+        let mean = logits().sum::<f64>() / count;
+        let sigma = (logits().map(|l| (l - mean).powi(2)).sum::<f64>() / count).sqrt();
+        let least = f64::from(self.largest()) - f64::from(n) * sigma;
+        // Infinite logits have no deviation.
+        if least.is_finite() {
+            self.candidates.retain(|c| f64::from(c.logit) >= least);
+        }
     }
 
     fn largest(&self) -> f32 {
-        self.candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max)
+        largest(&self.candidates)
     }
 
-    /// Sets probabilities at a temperature.
-    pub(super) fn normalize(&mut self, temperature: f32) {
-        let largest = self.largest();
-        let mut sum = 0.0;
-        for c in &mut self.candidates {
-            // Two equal infinities differ by NaN, but are equally likely.
-            let below = if c.logit == largest { 0.0 } else { f64::from((c.logit - largest) / temperature) };
-            c.p = below.exp();
-            sum += c.p;
-        }
-        self.candidates.iter_mut().for_each(|c| c.p /= sum);
+    /// Sets the model's own probabilities.
+    fn normalize(&mut self) {
+        normalize(&mut self.candidates, 1.0);
     }
 
     /// Moves the `n` most probable candidates to the front, in order.
@@ -124,7 +159,7 @@ impl Distribution {
         if mass >= 1.0 {
             return;
         }
-        self.normalize(1.0);
+        self.normalize();
         let entropy: f64 = self.candidates.iter().filter(|c| c.p > 0.0).map(|c| -c.p * c.p.ln()).sum();
         let distance = |c: &Candidate| (-c.p.max(f64::MIN_POSITIVE).ln() - entropy).abs();
         self.candidates.sort_unstable_by(|a, b| distance(a).total_cmp(&distance(b)).then(a.id.cmp(&b.id)));
@@ -146,7 +181,7 @@ impl Distribution {
         if mass >= 1.0 {
             return;
         }
-        self.normalize(1.0);
+        self.normalize();
         let mut n = 64;
         while n < self.candidates.len() {
             self.sort_front(n);
@@ -166,6 +201,37 @@ impl Distribution {
             self.candidates.retain(|c| c.logit >= least);
         }
     }
+}
+
+fn largest(candidates: &[Candidate]) -> f32 {
+    candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// Sets probabilities at a temperature.
+fn normalize(candidates: &mut [Candidate], temperature: f32) {
+    let largest = largest(candidates);
+    let mut sum = 0.0;
+    for c in candidates.iter_mut() {
+        // Two equal infinities differ by NaN, but are equally likely.
+        let below = if c.logit == largest { 0.0 } else { f64::from((c.logit - largest) / temperature) };
+        c.p = below.exp();
+        sum += c.p;
+    }
+    candidates.iter_mut().for_each(|c| c.p /= sum);
+}
+
+/// Sets probabilities at the temperature of the settings, which may follow from the entropy.
+fn tempered(candidates: &mut [Candidate], params: &Params) {
+    let mut temperature = params.temperature;
+    if params.dynatemp_range > 0.0 && candidates.len() > 1 {
+        normalize(candidates, 1.0);
+        let entropy: f64 = candidates.iter().filter(|c| c.p > 0.0).map(|c| -c.p * c.p.ln()).sum();
+        let share = (entropy / (candidates.len() as f64).ln()).powf(f64::from(params.dynatemp_exponent)) as f32;
+        let (low, high) = ((temperature - params.dynatemp_range).max(0.0), temperature + params.dynatemp_range);
+        // Next to nothing takes the most probable token, as nothing would.
+        temperature = (low + (high - low) * share).max(1e-4);
+    }
+    normalize(candidates, temperature);
 }
 
 /// The most probable token with all the probability.

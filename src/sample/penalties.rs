@@ -1,21 +1,90 @@
-//! Recent tokens and how they lower their own logits.
+//! Rules of [`Params`]: bias, penalties of recent tokens, and DRY.
 
 use super::Params;
+use super::dry::Dry;
+use super::rule::{Effect, LogitsMut, Rule};
 use std::collections::VecDeque;
 
-/// The last tokens of a text.
-#[derive(Clone, Debug)]
-pub(super) struct History {
-    recent: VecDeque<u32>,
-    window: usize,
+/// The rules that the settings ask for, in the order in which they apply.
+pub(super) fn rules(params: &Params) -> Vec<Box<dyn Rule>> {
+    let mut rules: Vec<Box<dyn Rule>> = Vec::new();
+    if !params.logit_bias.is_empty() {
+        rules.push(Box::new(LogitBias(params.logit_bias.clone())));
+    }
+    if params.repetition_penalty != 1.0 || params.presence_penalty != 0.0 || params.frequency_penalty != 0.0 {
+        rules.push(Box::new(Penalties::new(params)));
+    }
+    if params.dry_multiplier > 0.0 {
+        rules.push(Box::new(Dry::new(params)));
+    }
+    rules
 }
 
-impl History {
-    pub(super) fn new(window: usize) -> Self {
-        History { recent: VecDeque::with_capacity(window.min(4096)), window }
+/// [`Params::logit_bias`].
+#[derive(Clone, Debug)]
+struct LogitBias(Vec<(u32, f32)>);
+
+impl Rule for LogitBias {
+    fn effect(&self, _ahead: usize) -> Effect {
+        if self.0.iter().all(|(_, bias)| *bias <= 0.0) { Effect::Lowers(self.0.len()) } else { Effect::Any }
     }
 
-    pub(super) fn push(&mut self, token: u32) {
+    fn adjust(&self, _ahead: &[u32], logits: &mut LogitsMut<'_>) {
+        for &(token, bias) in &self.0 {
+            if let Some(logit) = logits.get_mut(token) {
+                *logit += bias;
+            }
+        }
+    }
+
+    fn accept(&mut self, _token: u32) {}
+
+    fn boxed(&self) -> Box<dyn Rule> {
+        Box::new(self.clone())
+    }
+}
+
+/// [`Params::repetition_penalty`], [`Params::presence_penalty`] and [`Params::frequency_penalty`].
+#[derive(Clone, Debug)]
+struct Penalties {
+    recent: VecDeque<u32>,
+    window: usize,
+    repetition: f32,
+    presence: f32,
+    frequency: f32,
+}
+
+impl Penalties {
+    fn new(params: &Params) -> Self {
+        Penalties {
+            recent: VecDeque::with_capacity(params.penalty_window.min(4096)),
+            window: params.penalty_window,
+            repetition: params.repetition_penalty,
+            presence: params.presence_penalty,
+            frequency: params.frequency_penalty,
+        }
+    }
+}
+
+impl Rule for Penalties {
+    fn effect(&self, ahead: usize) -> Effect {
+        let lowers = self.repetition >= 1.0 && self.presence >= 0.0 && self.frequency >= 0.0;
+        if lowers { Effect::Lowers(self.recent.len() + ahead) } else { Effect::Any }
+    }
+
+    fn adjust(&self, ahead: &[u32], logits: &mut LogitsMut<'_>) {
+        let too_old = (self.recent.len() + ahead.len()).saturating_sub(self.window);
+        let recent = self.recent.iter().chain(ahead).skip(too_old).copied();
+        for (i, token) in recent.clone().enumerate() {
+            let first = !recent.clone().take(i).any(|t| t == token);
+            let Some(logit) = logits.get_mut(token).filter(|_| first) else { continue };
+            let count = recent.clone().filter(|&t| t == token).count();
+            let scaled = if *logit > 0.0 { *logit / self.repetition } else { *logit * self.repetition };
+            *logit = scaled - (self.presence + self.frequency * count as f32);
+        }
+    }
+
+    fn accept(&mut self, token: u32) {
         if self.window == 0 {
             return;
         }
@@ -25,30 +94,7 @@ impl History {
         self.recent.push_back(token);
     }
 
-    /// Number of tokens that the penalties of `params` may change.
-    pub(super) fn n_penalized(&self, params: &Params) -> usize {
-        if params.penalizes() { self.recent.len() } else { 0 }
-    }
-
-    /// Applies the penalties of `params` to the logits.
-    pub(super) fn penalize(&self, params: &Params, logits: &mut [f32]) {
-        if !params.penalizes() {
-            return;
-        }
-        for (i, &token) in self.recent.iter().enumerate() {
-            let first = !self.recent.iter().take(i).any(|&t| t == token);
-            let Some(logit) = logits.get_mut(token as usize).filter(|_| first) else { continue };
-            *logit = self.penalized(params, token, *logit);
-        }
-    }
-
-    /// A token's logit after the penalties of `params`.
-    pub(super) fn penalized(&self, params: &Params, token: u32, logit: f32) -> f32 {
-        let count = self.recent.iter().filter(|&&t| t == token).count();
-        if count == 0 || !params.penalizes() {
-            return logit;
-        }
-        let logit = if logit > 0.0 { logit / params.repetition_penalty } else { logit * params.repetition_penalty };
-        logit - (params.presence_penalty + params.frequency_penalty * count as f32)
+    fn boxed(&self) -> Box<dyn Rule> {
+        Box::new(self.clone())
     }
 }

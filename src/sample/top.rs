@@ -3,8 +3,8 @@
 //! The choice is exactly that of all logits, or [`Distribution::fill_top`] says that it cannot be known.
 
 use super::distribution::{Candidate, Distribution, by_logit};
-use super::penalties::History;
-use super::{Params, Sampler};
+use super::rule::{Effect, LogitsMut, Rule};
+use super::{Contrast, Params, Sampler};
 use std::cmp::Ordering;
 
 /// What a token is chosen from.
@@ -14,6 +14,15 @@ pub enum Logits<'a> {
     All(&'a [f32]),
     /// The largest ones.
     Top(Top<'a>),
+    /// Of the whole vocabulary `[n_vocab]` behind the request's own prompt and behind another, which is taken off it.
+    Pair {
+        /// Behind the request's own prompt.
+        own: &'a [f32],
+        /// Behind the other.
+        other: &'a [f32],
+        /// How it is taken off.
+        contrast: Contrast,
+    },
 }
 
 /// The largest logits of a vocabulary that has more.
@@ -41,32 +50,20 @@ pub struct Wish {
 /// Share of the mass within which a cut depends on how the sum of all was rounded.
 const MARGIN: f64 = 1e-4;
 
-impl Params {
-    pub(super) fn penalizes(&self) -> bool {
-        self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
-    }
-
-    /// Whether no token's logit can rise.
-    fn only_lowers(&self) -> bool {
-        self.repetition_penalty >= 1.0
-            && self.presence_penalty >= 0.0
-            && self.frequency_penalty >= 0.0
-            && self.logit_bias.iter().all(|(_, bias)| *bias <= 0.0)
-    }
-}
-
 impl Sampler {
     /// Which logits the choice behind `ahead` more tokens needs, when at most `most` are to be had; `None`: all of them.
     pub fn wish(&self, ahead: usize, most: usize) -> Option<Wish> {
         let p = &self.params;
-        let n_penalized = self.history.n_penalized(p);
-        let lowered = p.logit_bias.len() + if p.penalizes() { n_penalized + ahead } else { 0 };
-        let wish = if !p.only_lowers() {
-            None
-        } else if p.temperature == 0.0 {
-            Some(Wish { n: 1 + lowered, sum: false, sure: true })
+        if p.temperature > 0.0 && (p.mirostat || p.top_n_sigma > 0.0) {
+            return None;
+        }
+        let Effect::Lowers(lowered) = Effect::of(&self.rules, ahead) else { return None };
+        // Where more may be forbidden than are to be had, those left over mostly do.
+        let above = |n: usize| Wish { n: n.min(most), sum: false, sure: n <= most };
+        let wish = if p.temperature == 0.0 {
+            Some(above(lowered.saturating_add(1)))
         } else if p.top_k > 0 {
-            Some(Wish { n: p.top_k.saturating_add(lowered), sum: false, sure: true })
+            (p.top_k <= most).then(|| above(p.top_k.saturating_add(lowered)))
         } else if p.typical_p < 1.0 {
             None
         } else if p.top_p < 1.0 {
@@ -79,25 +76,20 @@ impl Sampler {
 
     /// Whether a token can be chosen from these.
     pub fn suffices(&mut self, top: Top<'_>) -> bool {
-        self.distribution.fill_top(top, &self.params, &self.history)
+        self.distribution.fill_top(top, &self.params, &self.rules, &[])
     }
 }
 
 impl Distribution {
     /// The distribution that all logits would give; `false` when these do not tell.
-    pub(super) fn fill_top(&mut self, top: Top<'_>, params: &Params, history: &History) -> bool {
+    pub(super) fn fill_top(&mut self, top: Top<'_>, params: &Params, rules: &[Box<dyn Rule>], ahead: &[u32]) -> bool {
         self.candidates.clear();
         let raw = top.logits.iter().zip(top.tokens).map(|(&logit, &id)| Candidate { id: id as u32, logit, p: 0.0 });
-        let Some(last) = raw.clone().next_back() else { return false };
-        for mut c in raw {
-            let biases = params.logit_bias.iter().filter(|(id, _)| *id == c.id);
-            c.logit = biases.fold(c.logit, |logit, (_, bias)| logit + bias);
-            c.logit = history.penalized(params, c.id, c.logit);
-            // Logits that are not here lie behind the last one, and none rises: what is before it is before them.
-            if by_logit(&c, &last) != Ordering::Greater {
-                self.candidates.push(c);
-            }
-        }
+        self.candidates.extend(raw);
+        let Some(last) = self.candidates.last().copied() else { return false };
+        rules.iter().for_each(|rule| rule.adjust(ahead, &mut LogitsMut::top(&mut self.candidates)));
+        // Logits that are not here lie behind the last one, and none rises: what is before it is before them.
+        self.candidates.retain(|c| by_logit(c, &last) != Ordering::Greater);
         self.candidates.sort_unstable_by(by_logit);
         if self.candidates.is_empty() {
             return false;
@@ -129,7 +121,7 @@ impl Distribution {
             // As they come out of the whole vocabulary.
             self.candidates.sort_unstable_by_key(|c| c.id);
         }
-        self.normalize(params.temperature);
+        self.temper(params);
         true
     }
 

@@ -6,16 +6,17 @@
 use super::draft::CLASSES;
 
 /// Sizes of a forward, in rows, at which its cost is kept; straight lines between.
-const KNOTS: [usize; 6] = [1, 2, 4, 8, 16, 32];
+const KNOTS: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
 
 /// What the curve is taken for before it is measured: a fifth more for four rows, twice as much for ten.
-const GUESS: [f64; 6] = [1.0, 1.07, 1.2, 1.7, 3.0, 6.0];
+const GUESS: [f64; KNOTS.len()] = [1.0, 1.07, 1.2, 1.7, 3.0, 6.0, 12.0, 24.0, 48.0];
 
 /// Time of a target forward against its rows, relative to one row, and of a drafter's forward.
 #[derive(Clone, Debug)]
 pub struct Cost {
     /// Milliseconds of one row; 0 before the first measurement.
     base: f64,
+    /// At the knots; it never falls, and is 1 for one row.
     ratio: [f64; KNOTS.len()],
     /// Milliseconds of a drafter's forward.
     draft: f64,
@@ -41,12 +42,15 @@ impl Cost {
     }
 
     /// Cost of a drafter's forward relative to one row of the target's.
-    pub fn draft_ratio(&self) -> f64 {
+    pub(crate) fn draft_ratio(&self) -> f64 {
         if self.base > 0.0 { self.draft / self.base } else { 0.0 }
     }
 
-    /// Learns from a forward.
+    /// Learns from a forward. One that is wider than all knots teaches nothing: the curve is drawn out there.
     pub fn measured(&mut self, rows: usize, milliseconds: f64) {
+        if rows > KNOTS[KNOTS.len() - 1] {
+            return;
+        }
         if self.base <= 0.0 {
             self.base = milliseconds / self.ratio(rows);
             return;
@@ -59,8 +63,20 @@ impl Cost {
         let (i, way) = Self::locate(rows.max(1));
         for (knot, share) in [(i, 1.0 - way), (i + 1, way)] {
             if knot > 0 {
-                self.ratio[knot] = (self.ratio[knot] + 0.1 * share * off).max(1.0);
+                self.ratio[knot] += 0.1 * share * off;
             }
+        }
+        self.straighten(if way < 0.5 { i } else { i + 1 });
+    }
+
+    /// Makes the curve one that never falls and nowhere costs less than one row: beyond its last knot, a falling one would lead below
+    /// zero. The knot that was `measured` stays, and the others are moved.
+    fn straighten(&mut self, measured: usize) {
+        let most = self.ratio[measured].max(1.0);
+        let mut least = 1.0;
+        for (knot, ratio) in self.ratio.iter_mut().enumerate() {
+            least = if knot < measured { ratio.min(most).max(least) } else { ratio.max(most).max(least) };
+            *ratio = least;
         }
     }
 
@@ -75,7 +91,7 @@ const SIBLINGS: usize = 3;
 
 /// How often guesses were accepted, by the drafter's class and the number of the sibling.
 #[derive(Clone, Debug)]
-pub struct Rates {
+pub(crate) struct Rates {
     /// Probability that a sibling is accepted when those before it were not.
     rate: [[f64; SIBLINGS]; CLASSES],
     /// Observations behind it, at most [`MEMORY`].
@@ -101,12 +117,12 @@ impl Default for Rates {
 
 impl Rates {
     /// Probability that sibling `k` (from 0) of a slot of this class is accepted when those before it were not.
-    pub fn get(&self, class: usize, k: usize) -> f64 {
+    pub(crate) fn get(&self, class: usize, k: usize) -> f64 {
         self.rate[class.min(CLASSES - 1)][k.min(SIBLINGS - 1)]
     }
 
     /// Learns what became of a sibling.
-    pub fn observed(&mut self, class: usize, k: usize, accepted: bool) {
+    pub(crate) fn observed(&mut self, class: usize, k: usize, accepted: bool) {
         let (class, k) = (class.min(CLASSES - 1), k.min(SIBLINGS - 1));
         let weight = &mut self.weight[class][k];
         *weight = (*weight + 1.0).min(MEMORY);
@@ -119,7 +135,7 @@ const AHEAD: usize = 4;
 
 /// Whether one more guess pays that is accepted with probability `gain`, and whose children would each be with
 /// probability `onward`: `expected` tokens and `rows` rows so far, `drafts` drafter forwards so far, `per_guess` more for it.
-pub fn pays(
+pub(crate) fn pays(
     cost: &Cost,
     (expected, rows, drafts): (f64, usize, usize),
     (gain, onward): (f64, f64),

@@ -14,9 +14,9 @@ pub mod verify;
 pub use probs::Probs;
 pub use tree::{Growth, Node, Shape, Tree};
 
-use crate::batch::SeqId;
-use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::batch::{SeqId, Streams};
+use crate::error::{Error, Kind, Result};
+use crate::model::{Model, ModelConfig};
 use crate::sample::Sampler;
 use budget::{Cost, Rates, pays};
 use draft::{Context, Drafter, Proposal};
@@ -59,6 +59,8 @@ pub struct Speculation {
     /// Acceptance over all requests: where a new one begins.
     rates: Rates,
     requests: HashMap<u64, State>,
+    /// See [`Speculation::failure`].
+    failure: Option<Error>,
 }
 
 /// What is known about a request.
@@ -72,12 +74,21 @@ struct State {
     pause: u32,
     /// Drafter forwards of the round under way.
     drafts: usize,
-    /// Set when the drafter failed; it is not asked again.
+    /// Set when the drafter failed; it is not asked again before [`Speculation::retry`].
     failed: bool,
 }
 
 /// Shortest and longest pause, in rounds, after drafts did not pay.
 const PAUSES: (u32, u32) = (4, 64);
+
+/// What an answer is expected to be, by the word of whoever asks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Prediction<'a> {
+    /// The prompt, behind which it begins.
+    pub prompt: &'a [u32],
+    /// Empty where nothing is expected.
+    pub tokens: &'a [u32],
+}
 
 /// The request that is drafted for.
 pub struct Subject<'a> {
@@ -87,6 +98,8 @@ pub struct Subject<'a> {
     pub seq: SeqId,
     /// See [`Context`].
     pub text: &'a [u32],
+    /// See [`Context`].
+    pub prediction: Prediction<'a>,
     /// Also gives the random numbers of drawing.
     pub sampler: &'a mut Sampler,
     /// Rows that the batch holds without the tree.
@@ -103,8 +116,8 @@ impl Speculation {
     /// # Errors
     /// As for [`Speculation::set_mode`].
     pub fn new(drafter: Box<dyn Drafter>, mode: Mode, max_batch: usize, clock: fn() -> f64) -> Result<Self> {
-        let (cost, rates, requests) = (Cost::default(), Rates::default(), HashMap::new());
-        let mut new = Speculation { drafter, mode: Mode::Auto, max_batch, clock, cost, rates, requests };
+        let (cost, rates, requests, failure) = (Cost::default(), Rates::default(), HashMap::new(), None);
+        let mut new = Speculation { drafter, mode: Mode::Auto, max_batch, clock, cost, rates, requests, failure };
         new.set_mode(mode)?;
         Ok(new)
     }
@@ -132,6 +145,14 @@ impl Speculation {
         matches!(&self.mode, Mode::Fixed(shape) if shape.replaces())
     }
 
+    /// Most guesses of a round.
+    pub fn most(&self) -> usize {
+        match &self.mode {
+            Mode::Auto => MOST,
+            Mode::Fixed(shape) => shape.size(),
+        }
+    }
+
     /// What was learnt of the forward's cost.
     pub fn cost(&self) -> &Cost {
         &self.cost
@@ -142,7 +163,18 @@ impl Speculation {
         self.requests.get(&request).is_some_and(|s| s.failed)
     }
 
-    /// Guesses for the next tokens of a request; an empty tree where drafting does not pay or the drafter fails.
+    /// Why the drafter failed last, in any request.
+    pub fn failure(&self) -> Option<&Error> {
+        self.failure.as_ref()
+    }
+
+    /// Asks the drafter again in requests where it failed: what it drafts with has changed.
+    pub fn retry(&mut self) {
+        self.requests.values_mut().for_each(|state| state.failed = false);
+    }
+
+    /// Guesses for the next tokens of a request; an empty tree where drafting does not pay, where there is no memory for it, or
+    /// where the drafter fails.
     pub async fn draft(&mut self, target: &mut Model, subject: Subject<'_>) -> Tree {
         let rates = &self.rates;
         let state = self.requests.entry(subject.request).or_insert_with(|| State::new(rates));
@@ -161,13 +193,14 @@ impl Speculation {
             }
             Mode::Auto => auto(&mut *self.drafter, target, subject, (&mut self.cost, self.clock), state).await,
         };
-        match drawn {
-            Ok(mut tree) => {
-                tree.set_streams(self.drafter.take_streams());
-                tree
-            }
-            Err(_) => {
+        let streams = self.drafter.take_streams();
+        match drawn.and_then(|tree| with_streams(tree, streams, target.config())) {
+            Ok(tree) => tree,
+            // There may be memory in the next round.
+            Err(error) if error.kind() == Kind::OutOfMemory => Tree::default(),
+            Err(error) => {
                 state.failed = true;
+                self.failure = Some(error);
                 Tree::default()
             }
         }
@@ -200,6 +233,12 @@ impl Speculation {
         self.cost.measured(rows, milliseconds);
     }
 
+    /// Forgets requests that are not under way: they may have ended while the engine had no speculation.
+    pub fn retain(&mut self, is_under_way: impl Fn(u64) -> bool) {
+        let over: Vec<u64> = self.requests.keys().copied().filter(|&request| !is_under_way(request)).collect();
+        over.into_iter().for_each(|request| self.end(request));
+    }
+
     /// Forgets a request.
     pub fn end(&mut self, request: u64) {
         self.requests.remove(&request);
@@ -224,6 +263,27 @@ impl State {
     }
 }
 
+/// The tree with what its first slots have been through already.
+///
+/// # Errors
+/// [`crate::Kind::InvalidRequest`] for streams that cannot be those of the tree's slots.
+fn with_streams(mut tree: Tree, streams: Streams, config: &ModelConfig) -> Result<Tree> {
+    let (n, most) = (streams.values.len(), (tree.nodes().len() + 1) * config.dim);
+    if tree.is_empty() {
+        return Ok(tree);
+    }
+    if !n.is_multiple_of(config.dim) || n > most || streams.layers > config.layers.len() {
+        return Err(Error::invalid_request(format!(
+            "the drafter's streams are {n} values behind layer {}; {most} at most are possible, {} a token, and {} layers",
+            streams.layers,
+            config.dim,
+            config.layers.len()
+        )));
+    }
+    tree.set_streams(streams);
+    Ok(tree)
+}
+
 /// Asks the drafter and measures its time.
 async fn propose(
     drafter: &mut dyn Drafter,
@@ -234,12 +294,19 @@ async fn propose(
     state: &mut State,
 ) -> Result<Vec<Proposal>> {
     let started = clock();
-    let &Subject { request, seq, text, .. } = subject;
-    let context = Context { target, seq, request, text, sampler: &*subject.sampler, tree };
+    let &Subject { request, seq, text, prediction, .. } = subject;
+    let n_vocab = target.config().n_vocab;
+    let context = Context { target, seq, request, text, prediction, sampler: &*subject.sampler, tree };
     let proposals = drafter.propose(context, slots).await?;
     state.drafts += 1;
     cost.drafted(clock() - started);
-    Ok(proposals)
+    let last = proposals.iter().filter_map(|proposal| proposal.law.entries().last());
+    match last.map(|(token, _)| *token).find(|&token| token as usize >= n_vocab) {
+        Some(token) => {
+            Err(Error::invalid_request(format!("the drafter's token {token} is not in the vocabulary of {n_vocab}")))
+        }
+        None => Ok(proposals),
+    }
 }
 
 /// A tree of a given form; its upper levels where the answer ends before the others are reached.
@@ -276,8 +343,8 @@ struct Branch {
     drawn: usize,
 }
 
-/// The tree that pays best: always the guess next that is most likely to be accepted. What a guess is worth is known before
-/// it is drawn, so verification stays exact.
+/// The tree that pays best: the next guess is always the one that is most likely to be accepted. How likely that is does not depend
+/// on which token is drawn, so verification stays exact.
 async fn auto(
     drafter: &mut dyn Drafter,
     target: &mut Model,

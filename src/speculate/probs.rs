@@ -22,6 +22,8 @@ impl Probs {
         });
         let sum: f64 = weights.iter().map(|w| w.1).sum();
         weights.iter_mut().for_each(|w| w.1 /= sum);
+        // Next to a very large weight a very small one is none.
+        weights.retain(|(_, p)| *p > 0.0);
         Probs { entries: weights }
     }
 

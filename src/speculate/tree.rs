@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 
 /// A guessed token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Node {
     /// Vocabulary id.
     pub token: u32,
@@ -223,12 +224,13 @@ impl Growth {
         self.tree
     }
 
-    /// Draws the next level. `proposals` belong to the wanted slots; an empty one ends its branch. Without `noise` the most
+    /// Draws the next level. `proposals` belong to the wanted slots; an empty or missing one ends its branch. Without `noise` the most
     /// probable tokens are taken (temperature 0). `unit` gives uniform numbers in 0..1.
     pub fn grow(&mut self, proposals: Vec<Proposal>, noise: bool, unit: &mut dyn FnMut() -> f64) {
         let open = std::mem::take(&mut self.open);
-        for (o, proposal) in open.iter().zip(proposals) {
-            self.tree.set_proposal(o.slot, proposal);
+        let mut proposals = proposals.into_iter();
+        for o in &open {
+            self.tree.set_proposal(o.slot, proposals.next().unwrap_or_default());
         }
         match self.shape.clone() {
             Shape::Constant(branching) => self.constant(&open, branching[self.level], noise, unit),

@@ -7,17 +7,23 @@ use super::Tokenizer;
 pub struct Detokenizer {
     pending: Vec<u8>,
     skip_control: bool,
+    shown: Vec<u32>,
 }
 
 impl Detokenizer {
     /// With `skip_control`, control tokens give no text.
     pub fn new(skip_control: bool) -> Self {
-        Detokenizer { pending: Vec::new(), skip_control }
+        Detokenizer { pending: Vec::new(), skip_control, shown: Vec::new() }
+    }
+
+    /// These control tokens give text all the same.
+    pub fn show(&mut self, tokens: Vec<u32>) {
+        self.shown = tokens;
     }
 
     /// Adds a token; returns the characters that are whole now. Bytes that can begin no character become U+FFFD.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
-        if !(self.skip_control && tokenizer.is_control(id)) {
+        if !(self.skip_control && tokenizer.is_control(id)) || self.shown.contains(&id) {
             self.pending.extend_from_slice(&tokenizer.token_bytes(id));
         }
         let mut text = String::new();

@@ -30,7 +30,7 @@ impl Special {
             }
         }
         special.sorted.sort_by_key(|&id| vocab.bytes(id));
-        let name = metadata.opt_str("general.name")?.unwrap_or_default().to_ascii_lowercase();
+        let name = metadata.opt_str("general.name").ok().flatten().unwrap_or_default().to_ascii_lowercase();
         special.strip_behind = name.contains("phi-3") || name.contains("phi3");
         Ok(special)
     }
@@ -78,7 +78,7 @@ impl Special {
 }
 
 /// Texts of tokens that end an answer whatever the metadata says.
-const ENDS: [&str; 25] = [
+const ENDS: [&str; 27] = [
     "<|eot_id|>",
     "<|eom_id|>",
     "<|im_end|>",
@@ -90,6 +90,9 @@ const ENDS: [&str; 25] = [
     "<|endoftext|>",
     "<|end_of_text|>",
     "<end_of_turn>",
+    "<turn|>",
+    // Behind Gemma 4's calls, where what they give is to come.
+    "<|tool_response>",
     "<end_of_utterance>",
     "<EOT>",
     "_<EOT>",

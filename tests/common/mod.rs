@@ -1,12 +1,14 @@
 //! What several test files share.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod calls;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod expected;
 pub mod random;
 pub mod reference;
 pub mod rounds;
+pub mod rules;
 pub mod sidecars;
 pub mod simulated;
 #[cfg(target_arch = "wasm32")]
@@ -74,9 +76,8 @@ pub fn open(path: &Path) -> (Gguf, Vec<Box<dyn Source>>) {
 
 /// Loads a model.
 pub fn load(path: &Path, options: &ModelOptions, backend: impl Backend + 'static) -> Model {
-    let (gguf, mut sources) = open(path);
-    pollster::block_on(Model::load(&gguf, &mut sources, Box::new(backend), options, &mut |_| {}))
-        .expect("a sound model")
+    let (gguf, sources) = open(path);
+    pollster::block_on(Model::load(&gguf, sources, Box::new(backend), options, &mut |_| {})).expect("a sound model")
 }
 
 /// Options with an f32 cache, as the references were made.

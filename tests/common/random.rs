@@ -35,7 +35,12 @@ impl Random {
     /// Random valid blocks of `n` weights, with scales around 0.01.
     pub fn weights(&mut self, ty: TensorType, n: usize) -> Vec<u8> {
         let halves: &[usize] = match ty {
-            TensorType::Q4_0 | TensorType::Q5_0 | TensorType::Q8_0 | TensorType::IQ4_NL | TensorType::F16 => &[0],
+            TensorType::Q4_0 | TensorType::Q5_0 | TensorType::Q8_0 | TensorType::F16 => &[0],
+            TensorType::IQ4_NL | TensorType::IQ4_XS | TensorType::IQ3_S | TensorType::IQ3_XXS => &[0],
+            TensorType::IQ2_S | TensorType::IQ2_XS | TensorType::IQ2_XXS | TensorType::IQ1_S => &[0],
+            TensorType::Q1_0 | TensorType::Q2_0 => &[0],
+            TensorType::TQ1_0 => &[52],
+            TensorType::TQ2_0 => &[64],
             TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4_K | TensorType::Q5_K => &[0, 2],
             TensorType::Q2_K => &[80, 82],
             TensorType::Q3_K => &[108],
@@ -51,6 +56,14 @@ impl Random {
             match ty {
                 TensorType::F32 => block.copy_from_slice(&self.float().to_le_bytes()),
                 TensorType::BF16 => block.copy_from_slice(&half::bf16::from_f32(self.float()).to_le_bytes()),
+                TensorType::IQ1_M => {
+                    let bits = half::f16::from_f32(self.float() * 0.02).to_bits();
+                    for i in 0..4 {
+                        block[49 + 2 * i] = block[49 + 2 * i] & 15 | (bits >> (4 * i) << 4) as u8;
+                    }
+                }
+                // About 0.01, as others.
+                TensorType::NVFP4 => block[..4].iter_mut().for_each(|b| *b &= 15),
                 TensorType::MXFP4 => block[0] = 118 + (block[0] & 7),
                 _ => {}
             }
@@ -69,12 +82,22 @@ impl Random {
     }
 }
 
-/// One sequence of a [`Steps`]: `past` committed tokens, then `new` ones, a chain or a random tree.
+/// One sequence of a [`Steps`]: `past` committed tokens, then `new` ones.
 #[derive(Clone, Copy, Debug)]
 pub struct Sequence {
     pub past: usize,
     pub new: usize,
-    pub tree: bool,
+    pub form: Form,
+}
+
+/// How the new tokens of a sequence hang together.
+#[derive(Clone, Copy, Debug)]
+pub enum Form {
+    Chain,
+    /// Random, thus shallow.
+    Tree,
+    /// Two branches, whose tokens take turns.
+    Branches,
 }
 
 /// Plans that first fill the cache with the past of all sequences and then run their new tokens as one batch.
@@ -106,7 +129,11 @@ impl Steps {
             step.blocks.extend(&table);
             let mut chains: Vec<Vec<usize>> = Vec::new();
             for i in 0..sequence.new {
-                let parent = if sequence.tree { random.below(i + 1).checked_sub(1) } else { i.checked_sub(1) };
+                let parent = match sequence.form {
+                    Form::Chain => i.checked_sub(1),
+                    Form::Tree => random.below(i + 1).checked_sub(1),
+                    Form::Branches => i.checked_sub(2),
+                };
                 let mut chain = parent.map_or(Vec::new(), |p| chains[p].clone());
                 chain.push(i);
                 let lead = chain.iter().zip(0..).take_while(|(c, at)| *c == at).count();

@@ -44,8 +44,8 @@ pub fn layer(all: &[Owned], from: usize, to: usize) -> Vec<Owned> {
 /// Adds noise to matrices, so that the layer is another one.
 pub fn noisy(mut layer: Vec<Owned>, amount: f32) -> Vec<Owned> {
     let mut r = Random::new(7);
-    for (_, ty, dims, data) in layer.iter_mut().filter(|t| t.2.len() > 1) {
-        assert_eq!((*ty, dims.len()), (TensorType::F32, 2), "the tiny models are floats");
+    for (_, ty, _, data) in layer.iter_mut().filter(|t| t.2.len() > 1) {
+        assert_eq!(*ty, TensorType::F32, "the tiny models are floats");
         for value in data.chunks_exact_mut(4) {
             let v = f32::from_le_bytes(value.try_into().expect("four bytes")) + amount * r.float();
             value.copy_from_slice(&v.to_le_bytes());
@@ -109,13 +109,19 @@ pub fn source(bytes: Vec<u8>) -> Vec<Box<dyn Source>> {
 }
 
 pub fn options() -> ModelOptions {
-    ModelOptions { context_length: Some(256), cache_type: CacheType::F32, cache_tokens: Some(2048), max_batch: 48 }
+    ModelOptions {
+        context_length: Some(256),
+        cache_type: CacheType::F32,
+        cache_tokens: Some(2048),
+        max_batch: 48,
+        kv_memory: None,
+    }
 }
 
 pub fn model(mut sources: Vec<Box<dyn Source>>) -> Model {
     let load = async {
         let gguf = Gguf::read(&mut sources).await?;
-        Model::load(&gguf, &mut sources, Box::new(Cpu::new(1)), &options(), &mut |_| {}).await
+        Model::load(&gguf, sources, Box::new(Cpu::new(1)), &options(), &mut |_| {}).await
     };
     pollster::block_on(load).expect("a sound model")
 }

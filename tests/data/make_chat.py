@@ -374,13 +374,19 @@ class Generation(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def main():
+def environment():
+    """Jinja2 as transformers sets it up."""
     env = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
     env.filters["tojson"] = tojson
     env.globals["raise_exception"] = raise_exception
     env.globals["strftime_now"] = NOW.strftime
+    return env
+
+
+def main():
+    env = environment()
     families = {
         "chatml": (CHATML, False), "qwen": (QWEN, True), "llama3": (LLAMA3, True), "gemma2": (GEMMA2, False),
         "gemma3": (GEMMA3, False), "mistral": (MISTRAL, True), "phi3": (PHI3, False), "deepseek": (DEEPSEEK, False),

@@ -52,6 +52,7 @@ STAGES = {
     "bailingmoe": [r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"],
     "seed-coder": [SHORT + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"],
     "ufakzeka": [f"{WORD}|\\p{{N}}|{TAIL}"],
+    "gemma4": [r"[^\n]+|[\n]+"],
     "laguna": [r"[^\n]+|[\n]+", f"{SHORT}|{WORD}|\\p{{N}}|{TAIL}"],
     "minicpm5": [r"\p{N}{1,3}", f"{SHORT}|{WORD}|\\p{{N}}+|{TAIL}"],
 }

@@ -17,6 +17,8 @@ const FF: u64 = 64;
 struct Tiny {
     pairs: Vec<(String, Value)>,
     tensors: Vec<(String, Vec<u64>)>,
+    /// Type and data of tensors that are not of one float.
+    special: Vec<(String, TensorType, Vec<u8>)>,
 }
 
 impl Tiny {
@@ -48,7 +50,15 @@ impl Tiny {
         Tiny {
             pairs: pairs.into_iter().map(owned).collect(),
             tensors: tensors.into_iter().map(|(name, dims)| (name.to_owned(), dims)).collect(),
+            special: Vec::new(),
         }
+    }
+
+    /// Fills a tensor with a value.
+    fn filled(mut self, name: &str, value: f32) -> Self {
+        let n = self.tensors.iter().find(|t| t.0 == name).map_or(0, |t| t.1.iter().product::<u64>());
+        self.special.push((name.to_owned(), TensorType::F32, value.to_le_bytes().repeat(n as usize)));
+        self
     }
 
     /// Sets or adds a metadata pair.
@@ -71,22 +81,34 @@ impl Tiny {
         self
     }
 
-    /// Loads the model and reads three tokens.
-    fn run(&self) -> Result<Vec<f32>> {
+    fn bytes(&self) -> Result<Vec<u8>> {
         let mut metadata = Metadata::default();
         for (key, value) in &self.pairs {
             metadata.insert(key.as_str(), value.clone());
         }
         let n_bytes = |dims: &[u64]| dims.iter().product::<u64>() as usize * 4;
         let data = 0.125_f32.to_le_bytes().repeat(self.tensors.iter().map(|t| n_bytes(&t.1) / 4).max().unwrap_or(0));
-        let tensor = |(name, dims)| write::Tensor { name, ty: TensorType::F32, dims, data: &data[..n_bytes(dims)] };
+        let tensor = |(name, dims): &(String, Vec<u64>)| match self.special.iter().find(|s| s.0 == *name) {
+            Some((_, ty, data)) => (name.clone(), *ty, dims.clone(), data.clone()),
+            None => (name.clone(), TensorType::F32, dims.clone(), data[..n_bytes(dims)].to_vec()),
+        };
+        let tensors: Vec<_> = self.tensors.iter().map(tensor).collect();
         let tensors: Vec<_> =
-            self.tensors.iter().map(|(name, dims)| tensor((name.as_str(), dims.as_slice()))).collect();
-        let mut sources: Vec<Box<dyn Source>> = vec![Box::new(BytesSource(write::to_bytes(&metadata, &tensors)?))];
+            tensors.iter().map(|(name, ty, dims, data)| write::Tensor { name, ty: *ty, dims, data }).collect();
+        write::to_bytes(&metadata, &tensors)
+    }
+
+    /// Loads the model and reads three tokens.
+    fn run(&self) -> Result<Vec<f32>> {
+        Tiny::run_bytes(self.bytes()?)
+    }
+
+    fn run_bytes(bytes: Vec<u8>) -> Result<Vec<f32>> {
+        let mut sources: Vec<Box<dyn Source>> = vec![Box::new(BytesSource(bytes))];
         let gguf = pollster::block_on(Gguf::read(&mut sources))?;
         let options = ModelOptions { max_batch: 4, ..ModelOptions::default() };
         let cpu = Box::new(Cpu::new(1));
-        let mut model = pollster::block_on(Model::load(&gguf, &mut sources, cpu, &options, &mut |_| {}))?;
+        let mut model = pollster::block_on(Model::load(&gguf, sources, cpu, &options, &mut |_| {}))?;
         let seq = model.kv_mut().new_seq();
         let mut batch = Batch::new();
         batch.push_run(seq, &[1, 2, 3], true);
@@ -189,16 +211,115 @@ fn absurd_numbers_are_refused_or_run() {
 }
 
 #[test]
-fn absurd_floats_are_refused_or_run() {
-    let keys =
-        ["attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scaling.factor", "rope.scaling.attn_factor"];
+fn absurd_floats_are_refused() {
+    let eps = "attention.layer_norm_rms_epsilon";
+    let keys = [eps, "rope.freq_base", "rope.scaling.factor", "rope.scaling.attn_factor"];
     for key in keys {
-        for number in [0.0, -1.0, 1e-30, 1e30, f64::INFINITY, f64::NAN] {
-            for scaling in ["linear", "yarn", "none"] {
-                let tiny = Tiny::new().with("llama.rope.scaling.type", Value::String(scaling.into()));
-                // What a model with such numbers says is its own affair.
-                let _ = tiny.with(&format!("llama.{key}"), Value::Float(number)).run();
-            }
+        for number in [-1.0, 1e30, f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
+            let tiny = Tiny::new().with("llama.rope.scaling.type", Value::String("yarn".into()));
+            let words = if number.is_finite() { "llama: " } else { key };
+            tiny.with(&format!("llama.{key}"), Value::Float(number)).refused(key, Kind::BadFile, words);
+        }
+    }
+    Tiny::new().with("llama.rope.freq_base", Value::Float(0.0)).refused("base 0", Kind::BadFile, "rotation");
+    Tiny::new().with(&format!("llama.{eps}"), Value::Float(0.0)).run().expect("norms without an epsilon");
+    for factor in [0.0, -2.0, f32::INFINITY] {
+        let tiny = Tiny::new().shaped("rope_freqs.weight", &[DIM / 4]).filled("rope_freqs.weight", factor);
+        tiny.refused("factors of a rotation", Kind::BadFile, "rope_freqs.weight");
+    }
+}
+
+#[test]
+fn weights_that_are_not_numbers_are_refused() {
+    let tiny = Tiny::new();
+    for (name, _) in &tiny.tensors {
+        for value in [f32::NAN, f32::INFINITY, f32::MIN] {
+            tiny.clone().filled(name, value).refused(name, Kind::BadFile, name);
+        }
+    }
+    let mut bias = tiny.clone().shaped("blk.0.attn_v.bias", &[DIM / 2]);
+    bias = bias.filled("blk.0.attn_v.bias", f32::NEG_INFINITY);
+    bias.refused("a bias", Kind::BadFile, "attn_v.bias");
+    // A block of 8-bit weights under a scale that is none.
+    let block = [&0x7e00_u16.to_le_bytes()[..], &[1; 32]].concat();
+    let mut quantized = tiny.clone();
+    quantized.special.push(("blk.0.ffn_down.weight".into(), TensorType::Q8_0, block.repeat((FF / 32 * DIM) as usize)));
+    quantized.refused("a scale", Kind::BadFile, "blk.0.ffn_down.weight holds values that are not numbers");
+    // Numbers whose products are none.
+    let names = ["blk.0.ffn_gate.weight", "blk.0.ffn_up.weight", "blk.0.ffn_down.weight"];
+    let large = names.iter().fold(tiny, |tiny, name| tiny.filled(name, 1e17));
+    large.refused("a product", Kind::BadFile, "the logits are not numbers");
+}
+
+#[test]
+fn every_tensor_is_used_or_named() {
+    let tiny = Tiny::new();
+    let extra = |name: &str, kind, words: &str| tiny.clone().shaped(name, &[DIM]).refused(name, kind, words);
+    extra("blk.1.attn_norm.weight", Kind::BadFile, "block_count is 1, but there is a tensor blk.1.attn_norm.weight");
+    extra("blk.0.attn_sinks.weight", Kind::Unsupported, "blk.0.attn_sinks.weight");
+    extra("token_embd_norm.weight", Kind::Unsupported, "token_embd_norm.weight");
+    let plain = tiny.run().expect("a sound model");
+    for name in ["rope_factors_long.weight", "rope_factors_short.weight", "blk.0.attn_rot_embd.weight"] {
+        assert_eq!(tiny.clone().shaped(name, &[DIM / 4]).run().expect(name), plain);
+    }
+}
+
+#[test]
+fn what_is_no_dense_model_is_unsupported() {
+    let tiny = Tiny::new();
+    let experts = tiny.clone().with("llama.expert_count", Value::Unsigned(8));
+    experts.refused("a key", Kind::Unsupported, "a mixture of 8 experts");
+    let mut mixture = tiny.clone();
+    mixture.tensors.retain(|(name, _)| !name.contains("ffn_up"));
+    for name in ["blk.0.ffn_up_exps.weight", "blk.0.ffn_gate_inp.weight"] {
+        mixture.clone().shaped(name, &[DIM, FF, 2]).refused(name, Kind::Unsupported, "experts");
+    }
+    tiny.clone().with("llama.expert_count", Value::Unsigned(0)).run().expect("no experts");
+    let adapter = tiny.with("general.type", Value::String("adapter".into()));
+    adapter.refused("an adapter", Kind::Unsupported, "\"adapter\"");
+}
+
+#[test]
+fn embeddings_without_a_token_are_not_chosen() {
+    let tiny = Tiny::new();
+    let plain = tiny.run().expect("a sound model");
+    let texts: Vec<String> = (0..VOCAB - 7).map(|i| i.to_string()).collect();
+    let tokens = Value::Strings(texts.iter().map(String::as_str).collect());
+    let fewer = tiny.with("tokenizer.ggml.tokens", tokens);
+    for model in [fewer.clone(), fewer.shaped("output.weight", &[DIM, VOCAB]).shaped("output.bias", &[VOCAB])] {
+        let logits = model.run().expect("a model with more embeddings than tokens");
+        assert_eq!(logits.len(), texts.len());
+        // All weights are the same, and a bias moves all logits.
+        assert!(logits.iter().zip(&plain).all(|(a, b)| a == b || *a == b + 0.125));
+    }
+}
+
+/// Values that no key that is read may hold, byte by byte, in front of the others.
+#[test]
+fn metadata_that_nobody_needs_changes_nothing() {
+    let tiny = Tiny::new();
+    let plain = tiny.run().expect("a sound model");
+    let named = tiny.clone().with("general.name", Value::Unsigned(7)).with("general.tags", Value::Float(f64::NAN));
+    assert_eq!(named.run().expect("a name that is a number"), plain);
+    let bytes = tiny.bytes().expect("a file");
+    let array =
+        |ty: u32, count: u64| [9_u32.to_le_bytes(), ty.to_le_bytes()].concat().into_iter().chain(count.to_le_bytes());
+    let values: [Vec<u8>; 5] = [
+        array(9, 0).collect(),
+        array(9, 1).chain(6_u32.to_le_bytes()).chain(1_u64.to_le_bytes()).chain([0; 4]).collect(),
+        [&7_u32.to_le_bytes()[..], &[3]].concat(),
+        [&8_u32.to_le_bytes()[..], &2_u64.to_le_bytes(), &[0xff, 0xc0]].concat(),
+        array(10, 1).chain([0xff; 8]).collect(),
+    ];
+    for value in values {
+        // So long that the data keep their alignment.
+        let key = "k".repeat(64 - (8 + value.len()) % 32);
+        let pair = [&(key.len() as u64).to_le_bytes()[..], key.as_bytes(), &value].concat();
+        for times in [1, 2] {
+            let mut odd = bytes.clone();
+            odd[16] += times;
+            odd.splice(24..24, pair.repeat(times.into()));
+            assert_eq!(Tiny::run_bytes(odd).unwrap_or_else(|e| panic!("{value:?}: {e}")), plain);
         }
     }
 }

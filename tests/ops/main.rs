@@ -27,8 +27,11 @@ macro_rules! tests {
 }
 
 mod attention;
+mod experts;
 mod products;
 mod rows;
+mod scopes;
+mod states;
 
 use common::reference::Reference;
 use foreword::backend::cpu::{Cpu, simd::Level};

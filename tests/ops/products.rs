@@ -2,7 +2,7 @@
 
 use super::common::random::{Random, rows};
 use super::{Named, Topic, backends, buf, check, get, tolerance};
-use foreword::backend::{Backend, Epilogue, Norm, Product, Rows};
+use foreword::backend::{Backend, Epilogue, Norm, NormWeights, Product, Rows};
 use foreword::quant::{TensorType, decode};
 
 /// Rows divided by their root mean square and multiplied by `weight`.
@@ -64,7 +64,14 @@ async fn matmul_case(backends: &mut [Named], shape: &Shape, epilogue: &dyn Fn(&m
         let operand = b.new_operand(n, cols, &[weight]).unwrap();
         let epilogue = epilogue(b);
         b.begin(&rows(n)).unwrap();
-        b.norm(&Norm { x, delta: None, weight: weights, eps: 0.0, out: operand, rows: Rows::All });
+        b.norm(&Norm {
+            x,
+            delta: None,
+            norm: Some(NormWeights::rms(weights)),
+            eps: 0.0,
+            out: Some(operand),
+            rows: Rows::All,
+        });
         b.matmul(operand, Rows::All, &[Product { weight, out, epilogue }]);
         get(b, out, n, n_rows).await
     };
@@ -151,7 +158,14 @@ async fn matmul_of_several_weights() {
                 |(&weight, rows)| Product { weight, out: b.new_buf(n, rows).unwrap(), epilogue: Epilogue::STORE };
             let products: Vec<Product> = weights.iter().zip(sizes).map(product).collect();
             b.begin(&rows(n)).unwrap();
-            b.norm(&Norm { x, delta: None, weight: ones, eps: 0.0, out: operand, rows: Rows::All });
+            b.norm(&Norm {
+                x,
+                delta: None,
+                norm: Some(NormWeights::rms(ones)),
+                eps: 0.0,
+                out: Some(operand),
+                rows: Rows::All,
+            });
             b.matmul(operand, Rows::All, &products);
             let mut got = Vec::new();
             for (p, rows) in products.iter().zip(sizes) {
@@ -163,4 +177,47 @@ async fn matmul_of_several_weights() {
     }
 }
 
-tests![matmul_of_every_type, matmul_of_inputs_far_apart, matmul_epilogues, matmul_of_several_weights];
+/// As adapters do in a batch: each run of rows has weights of its own, which add to what is there.
+async fn matmul_of_runs_of_rows() {
+    let mut backends = backends(Topic::Other).await;
+    let (n, n_rows, cols, runs) = (60, 50, 96, [0..0, 0..3, 3..4, 4..20, 20..59]);
+    for ty in [TensorType::Q4_1, TensorType::F16] {
+        let mut random = Random::new(11);
+        let (x, before) = (random.floats(n * cols), random.floats(n * n_rows));
+        let bytes = runs.clone().map(|_| random.weights(ty, n_rows * cols));
+        // The last row belongs to no run and keeps what it has.
+        let mut bounds = vec![1e-5; n * n_rows];
+        for (run, bytes) in runs.iter().zip(&bytes) {
+            let mut decoded = vec![0.0; n_rows * cols];
+            decode(ty, bytes, &mut decoded).unwrap();
+            let x: Vec<f64> = x[run.start * cols..run.end * cols].iter().map(|&v| f64::from(v)).collect();
+            bounds[run.start * n_rows..run.end * n_rows].copy_from_slice(&product_bounds(ty, &decoded, &x, cols));
+        }
+        let case = async |b: &mut dyn Backend| {
+            let (x, out) = (buf(b, cols, &x), buf(b, n_rows, &before));
+            let weights = bytes.clone().map(|bytes| {
+                let weight = b.new_weight(ty, n_rows, cols).unwrap();
+                b.load_rows(weight, 0, &bytes).unwrap();
+                weight
+            });
+            let operand = b.new_operand(n, cols, &weights).unwrap();
+            b.begin(&rows(n)).unwrap();
+            for (run, weight) in runs.iter().zip(weights) {
+                let rows = Rows::Run { start: run.start as u32, end: run.end as u32 };
+                b.pack(x, rows, operand);
+                let epilogue = Epilogue { accumulate: true, ..Epilogue::STORE };
+                b.matmul(operand, rows, &[Product { weight, out, epilogue }]);
+            }
+            get(b, out, n, n_rows).await
+        };
+        check(&mut backends, &format!("matmul {ty:?} of runs of rows"), case, |i, _| bounds[i]).await;
+    }
+}
+
+tests![
+    matmul_of_every_type,
+    matmul_of_inputs_far_apart,
+    matmul_epilogues,
+    matmul_of_several_weights,
+    matmul_of_runs_of_rows
+];

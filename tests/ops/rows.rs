@@ -2,7 +2,7 @@
 
 use super::common::random::{Random, rows};
 use super::{Topic, backends, buf, check, float_bound, float_operand, get, tolerance};
-use foreword::backend::{Activation, Backend, Delta, Gate, MAX_SELECTED, Norm, Plan, Rows, Select};
+use foreword::backend::{Activation, Backend, Delta, Gate, MAX_SELECTED, Norm, NormWeights, Plan, Rows, Select};
 use foreword::quant::TensorType;
 
 async fn embed_of_every_type() {
@@ -43,10 +43,11 @@ async fn embed_of_every_type() {
 async fn norm_of_all_forms() {
     let mut backends = backends(Topic::Lanes).await;
     for (n, dim) in [(1, 32), (3, 96), (16, 256), (7, 576), (33, 50)] {
-        for form in 0..6 {
+        for form in 0..18 * 4 {
+            let (form, has_norm, has_out) = (form / 4, form & 1 == 0, form & 2 == 0);
             let mut random = Random::new((n + dim + form) as u64);
             let (x, delta) = (random.floats(n * dim), random.floats(n * dim));
-            let (weight, post) = (random.floats(dim), random.floats(dim));
+            let (weight, post, bias) = (random.floats(dim), random.floats(dim), random.floats(dim));
             let outputs: Vec<u32> = (0..n as u32).filter(|_| random.below(2) == 0).chain([n as u32 - 1]).collect();
             let plan = Plan {
                 outputs: {
@@ -56,43 +57,70 @@ async fn norm_of_all_forms() {
                 },
                 ..rows(n)
             };
-            let covered = if form % 2 == 0 { Rows::All } else { Rows::Outputs };
+            let run = Rows::Run { start: n as u32 / 3, end: (n - n / 4) as u32 };
+            let covered = [Rows::All, Rows::Outputs, run][form % 3];
             let case = async |b: &mut dyn Backend| {
                 let (xb, weight) = (buf(b, dim, &x), buf(b, dim, &weight));
-                let (delta, norm) = (buf(b, dim, &delta), buf(b, dim, &post));
-                let delta = match form / 2 {
+                let (delta, post) = (buf(b, dim, &delta), buf(b, dim, &post));
+                let bias = (form % 2 == 1).then(|| buf(b, dim, &bias));
+                let norm = NormWeights { weight, bias, centered: form >= 9, replaces: form % 5 > 2 };
+                let delta = match form / 3 % 3 {
                     0 => None,
-                    1 => Some(Delta { buf: delta, norm: None, scale: 0.3 }),
-                    _ => Some(Delta { buf: delta, norm: Some(norm), scale: -1.2 }),
+                    1 => Some(Delta { buf: delta, norm: None, scale: 0.3, gain: 1.0 }),
+                    _ => Some(Delta { buf: delta, norm: Some(post), scale: -1.2, gain: 0.7 }),
                 };
                 let (out, reader) = float_operand(b, n, dim);
                 b.begin(&plan).unwrap();
-                b.norm(&Norm { x: xb, delta, weight, eps: 1e-5, out, rows: covered });
-                let n_out = if covered == Rows::All { n } else { plan.outputs.len() };
-                let mut got = reader.read(b, covered, n_out).await;
+                let (norm, out) = (has_norm.then_some(norm), has_out.then_some(out));
+                b.norm(&Norm { x: xb, delta, norm, eps: 1e-5, out, rows: covered });
+                let mut got = Vec::new();
+                if has_out {
+                    got = reader.read(b, covered, plan.places(covered).end).await;
+                }
                 got.extend(get(b, xb, n, dim).await);
                 got
             };
-            check(&mut backends, &format!("norm [{n}, {dim}], form {form}"), case, float_bound).await;
+            check(&mut backends, &format!("norm [{n}, {dim}], form {form}, {has_norm}, {has_out}"), case, float_bound)
+                .await;
         }
     }
 }
 
-async fn gate_with_both_activations() {
+async fn pack_rows_of_a_matrix() {
+    let mut backends = backends(Topic::Other).await;
+    for (n, dim) in [(1, 32), (5, 50), (33, 96), (3, 257)] {
+        let outputs: Vec<u32> = (0..n as u32).filter(|row| row % 3 != 1).collect();
+        for covered in [Rows::All, Rows::Outputs, Rows::Run { start: n as u32 / 3, end: (n - n / 4) as u32 }] {
+            let x = Random::new((n + dim) as u64).floats(n * dim);
+            let case = async |b: &mut dyn Backend| {
+                let x = buf(b, dim, &x);
+                let (out, reader) = float_operand(b, n, dim);
+                let plan = Plan { outputs: outputs.clone(), ..rows(n) };
+                b.begin(&plan).unwrap();
+                b.pack(x, covered, out);
+                reader.read(b, covered, plan.places(covered).end).await
+            };
+            check(&mut backends, &format!("pack [{n}, {dim}], {covered:?}"), case, |_, _| 0.0).await;
+        }
+    }
+}
+
+async fn gate_with_all_activations() {
     let mut backends = backends(Topic::Other).await;
     for (n, dim) in [(1, 32), (3, 96), (33, 257), (2, 1536)] {
-        for activation in [Activation::Silu, Activation::GeluTanh] {
+        let activations = [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::ClampedSwish];
+        for (activation, gated) in activations.into_iter().flat_map(|a| [(a, true), (a, false)]) {
             let mut random = Random::new((n + dim) as u64);
             let gate: Vec<f32> = random.floats(n * dim).iter().map(|v| v * 12.0).collect();
             let up = random.floats(n * dim);
             let case = async |b: &mut dyn Backend| {
-                let (gate, up) = (buf(b, dim, &gate), buf(b, dim, &up));
+                let (gate, up) = (buf(b, dim, &gate), gated.then(|| buf(b, dim, &up)));
                 let (out, reader) = float_operand(b, n, dim);
                 b.begin(&rows(n)).unwrap();
                 b.gate(&Gate { gate, up, activation, out });
                 reader.read(b, Rows::All, n).await
             };
-            check(&mut backends, &format!("{activation:?} [{n}, {dim}]"), case, float_bound).await;
+            check(&mut backends, &format!("{activation:?} [{n}, {dim}], with up: {gated}"), case, float_bound).await;
         }
     }
 }
@@ -127,4 +155,4 @@ async fn select_the_largest() {
     }
 }
 
-tests![embed_of_every_type, norm_of_all_forms, gate_with_both_activations, select_the_largest];
+tests![embed_of_every_type, norm_of_all_forms, pack_rows_of_a_matrix, gate_with_all_activations, select_the_largest];

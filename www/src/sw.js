@@ -3,7 +3,7 @@
 const CACHE = `foreword-page-${VERSION}`;
 
 addEventListener('install', (event) => {
-  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(FILES)).then(() => self.skipWaiting()));
+  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(FILES.map((file) => new Request(file, { cache: 'reload' })))));
 });
 
 addEventListener('activate', (event) => {
@@ -15,6 +15,9 @@ addEventListener('activate', (event) => {
   event.waitUntil(old());
 });
 
+// The page waits for its user's word: what it shows and what it fetches later are of one version.
+addEventListener('message', ({ data }) => data === 'replace' && skipWaiting());
+
 function isolated(response) {
   if (response.status === 0) return response;
   const headers = new Headers(response.headers);
@@ -23,10 +26,10 @@ function isolated(response) {
   return new Response(response.body, { status: response.status, statusText: response.statusText, headers });
 }
 
-/** From the network; a part of the package that not every visitor needs is kept from then on. */
+/** From the network; what not every visitor needs is kept from then on. */
 async function fetched(request) {
   const response = await fetch(request);
-  if (response.ok && request.url.endsWith('.wasm')) await (await caches.open(CACHE)).put(request, response.clone());
+  if (response.ok && /(\.wasm|\/(highlight|maths)-[^/]+)$/.test(request.url)) await (await caches.open(CACHE)).put(request, response.clone());
   return response;
 }
 

@@ -91,14 +91,13 @@ pub(crate) fn prefill(args: &PrefillArgs) -> Result<()> {
             }
         }
     }
-    let memory = engine.model().backend().memory();
-    let shape = engine.model().kv().shape();
-    let block_bytes = shape.bytes_per_token() * foreword::backend::BLOCK;
+    let memory = engine.memory();
+    let block_bytes = engine.model().kv().spec().bytes_per_token() * foreword::backend::BLOCK;
     let rows: Vec<Value> = tallies
         .iter_mut()
         .map(|(method, t)| t.row(*method, args.batch, memory.weights + memory.buffers, block_bytes))
         .collect();
-    if args.json {
+    if args.report.json {
         return term::print_json(&json!({ "rows": rows }));
     }
     term::print(&format!(
@@ -183,7 +182,7 @@ fn one_at_a_time(model: &mut Model, prompts: &[Prompt], tally: &mut Tally) -> Re
             widths.push(batch.len());
         }
         tally.ttft.push(load::clock() - started);
-        tally.most_blocks = tally.most_blocks.max(model.kv().shape().n_blocks - model.kv().free_blocks());
+        tally.most_blocks = tally.most_blocks.max(model.kv().spec().n_blocks - model.kv().free_blocks());
         model.kv_mut().free(seq);
     }
     tally.count(prompts, &widths, load::clock() - started);
@@ -222,7 +221,7 @@ fn padded(model: &mut Model, prompts: &[Prompt], tally: &mut Tally) -> Result<()
     }
     let ms = load::clock() - started;
     tally.ttft.extend(prompts.iter().map(|_| ms));
-    tally.most_blocks = tally.most_blocks.max(model.kv().shape().n_blocks - model.kv().free_blocks());
+    tally.most_blocks = tally.most_blocks.max(model.kv().spec().n_blocks - model.kv().free_blocks());
     tally.count(prompts, &widths, ms);
     all.into_iter().for_each(|seq| model.kv_mut().free(seq));
     Ok(())

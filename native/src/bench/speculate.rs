@@ -202,7 +202,7 @@ fn report(
     let auto = |row: &&Value| row["method"] == "auto" || !args.methods.iter().any(|m| m == "auto");
     let speedups: Vec<f64> = rows.iter().filter(auto).filter_map(|r| r["speedup"].as_f64()).collect();
     let mean = speedups.iter().sum::<f64>() / speedups.len().max(1) as f64;
-    if args.json {
+    if args.report.json {
         let curve: Vec<Value> = curve.iter().map(|(n, cost)| json!({"rows": n, "cost": cost})).collect();
         return term::print_json(&json!({ "speedup_mean": mean, "rows": rows, "cost_curve": curve }));
     }

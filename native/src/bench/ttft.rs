@@ -9,6 +9,7 @@ use foreword::predict::{Prefill, SINKS, tail};
 use foreword::sample::Params;
 use foreword::{Error, Result};
 use serde_json::{Value, json};
+use std::ops::Range;
 
 const MODES: [(&str, Prefill); 3] =
     [("exact", Prefill::Exact), ("fast", Prefill::Fast), ("progressive", Prefill::Progressive)];
@@ -47,7 +48,7 @@ pub(crate) fn ttft(args: &TtftArgs) -> Result<()> {
         "trunk_layers": engine.model().trunk(),
         "rows": rows,
     });
-    if args.json {
+    if args.report.json {
         return term::print_json(&report);
     }
     term::print(
@@ -135,20 +136,22 @@ fn row(engine: &Engine, (name, mode): (&str, Prefill), n: usize, ttft_ms: f64, p
 /// Floating-point operations to the first word: two for each multiply-add of weights, of attention and of the head.
 fn flops(model: &Model, predicted: bool, n: usize) -> f64 {
     let c = model.config();
-    let (q_dim, kv_dim) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
-    let layers = c.layers.len();
-    let weights = (layers * c.dim * (2 * q_dim + 2 * kv_dim + 3 * c.ff_dim)) as f64;
-    // Of `rows` tokens at the end of `n`, in one layer.
-    let attention = |rows: usize| 2.0 * q_dim as f64 * rows as f64 * (n as f64 - rows as f64 / 2.0);
+    let all = c.layers.len();
+    let weights = |layers: Range<usize>| c.work(layers) as f64;
+    // Of `rows` tokens at the end of `n`.
+    let attention = |layers: Range<usize>, rows: usize| {
+        let q_dims: usize = layers.filter_map(|layer| c.attention(layer)).map(|a| a.q_dim()).sum();
+        2.0 * q_dims as f64 * rows as f64 * (n as f64 - rows as f64 / 2.0)
+    };
     let macs = match (model.trunk(), model.predicted_share()) {
         (Some(trunk), Some(share)) if predicted => {
-            let deep = (layers - trunk) as f64;
-            n as f64 * weights * share
-                + (trunk + model.own_layers()) as f64 * attention(n)
-                + (SINKS + tail(n)) as f64 * weights * deep / layers as f64
-                + deep * attention(tail(n))
+            n as f64 * weights(0..all) * share
+                + attention(0..trunk, n)
+                + model.own_layers() as f64 * attention(trunk..trunk + 1, n)
+                + (SINKS + tail(n)) as f64 * weights(trunk..all)
+                + attention(trunk..all, tail(n))
         }
-        _ => n as f64 * weights + layers as f64 * attention(n),
+        _ => n as f64 * weights(0..all) + attention(0..all, n),
     };
     2.0 * (macs + (c.dim * c.n_vocab) as f64)
 }

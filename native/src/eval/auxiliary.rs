@@ -2,12 +2,12 @@
 //! and values of its layers to those of the base's. The file is one of `train/auxiliary.py`: a model, and beside its tensors the maps.
 
 use crate::args::LoadArgs;
-use crate::load;
+use crate::{load, store};
 use foreword::batch::{Batch, SeqId};
 use foreword::gguf::source::Source;
 use foreword::gguf::{Gguf, Value};
 use foreword::model::{Entries, Model, ModelConfig, ModelOptions};
-use foreword::{Error, Result, backend, quant};
+use foreword::{Error, Result, quant};
 use pollster::block_on;
 use std::path::Path;
 
@@ -38,18 +38,20 @@ impl Auxiliary {
     /// Loads an auxiliary of a base.
     pub(super) fn load(path: &Path, base: &ModelConfig, args: &LoadArgs) -> Result<Auxiliary> {
         let read = || -> Result<Auxiliary> {
-            let mut sources = load::sources(path)?;
-            let gguf = block_on(Gguf::read(&mut sources))?;
+            let mut sources = store::sources(path)?;
+            let mut gguf = block_on(Gguf::read(&mut sources))?;
             let maps = maps(&gguf, &mut sources, base)?;
+            // What is left is a model of its own.
+            gguf.tensors.retain(|t| !t.name.starts_with("map."));
             let options = ModelOptions {
                 context_length: args.context,
                 cache_type: args.cache_type.into(),
                 cache_tokens: args.cache_tokens,
                 ..ModelOptions::default()
             };
-            let device = block_on(backend::open(args.backend, load::threads(args.threads)?, false, load::clock))?;
-            let model = block_on(Model::load(&gguf, &mut sources, device, &options, &mut |_| {}))?;
-            let (c, width) = (model.config(), |c: &ModelConfig| c.n_kv_heads * c.head_dim);
+            let device = load::backend(args)?;
+            let model = block_on(Model::load(&gguf, sources, device, &options, &mut |_| {}))?;
+            let c = model.config();
             let fits = width(c) == width(base) && c.n_vocab == base.n_vocab;
             if !fits || maps.iter().any(|m| m.source >= c.layers.len()) {
                 return Err(Error::invalid_request("this is no auxiliary of the model"));
@@ -61,10 +63,10 @@ impl Auxiliary {
 
     /// Work of reading a token, as a share of that of all the base's layers (multiply-adds of weights).
     pub(super) fn share(&self, base: &ModelConfig) -> f64 {
-        let layer = |c: &ModelConfig| c.dim * (2 * c.n_heads + 2 * c.n_kv_heads) * c.head_dim + 3 * c.dim * c.ff_dim;
-        let own = layer(self.model.config()) * self.model.config().layers.len();
+        let work = |c: &ModelConfig| c.work(0..c.layers.len());
+        let own = work(self.model.config());
         let maps: usize = self.maps.iter().map(|m| m.keys.weight.len() + m.values.weight.len()).sum();
-        (own + maps) as f64 / (layer(base) * base.layers.len()) as f64
+        (own + maps) as f64 / work(base) as f64
     }
 
     /// Reads a context into a sequence of the base.
@@ -106,6 +108,11 @@ impl Map {
     }
 }
 
+/// Width of the keys of a layer.
+fn width(config: &ModelConfig) -> usize {
+    config.attention(0).map_or(0, |a| a.kv_dim())
+}
+
 fn maps(gguf: &Gguf, sources: &mut [Box<dyn Source>], base: &ModelConfig) -> Result<Vec<Maps>> {
     let Some(Value::Integers(layers)) = gguf.metadata.get("foreword-auxiliary.sources") else {
         return Err(Error::invalid_request("a model without maps; train/auxiliary.py makes auxiliaries"));
@@ -117,7 +124,7 @@ fn maps(gguf: &Gguf, sources: &mut [Box<dyn Source>], base: &ModelConfig) -> Res
             base.layers.len()
         )));
     }
-    let width = base.n_kv_heads * base.head_dim;
+    let width = width(base);
     let mut map = |layer: usize, part: &str| -> Result<Map> {
         let weight = floats(gguf, sources, &format!("map.{layer}.{part}.weight"), width * width)?;
         Ok(Map { weight, bias: floats(gguf, sources, &format!("map.{layer}.{part}.bias"), width)? })

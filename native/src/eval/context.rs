@@ -3,7 +3,7 @@
 use super::auxiliary::Auxiliary;
 use foreword::Result;
 use foreword::batch::{Batch, BatchToken, SeqId};
-use foreword::kv::Again;
+use foreword::kv::Recompute;
 use foreword::model::{Entries, Model};
 use foreword::predict::SINKS;
 use pollster::block_on;
@@ -65,11 +65,11 @@ impl Models<'_> {
         match (way, &mut self.auxiliary) {
             (Way::Predicted(tail), _) => {
                 let streams = trunk(self.base, seq, context)?;
-                again(self.base, (seq, context), [0..SINKS, n - tail..n], Some(&streams), &mut logits)?;
+                recompute(self.base, (seq, context), [0..SINKS, n - tail..n], Some(&streams), &mut logits)?;
             }
             (Way::Auxiliary(first, last), Some(auxiliary)) => {
                 auxiliary.read(self.base, seq, context)?;
-                again(self.base, (seq, context), [0..first, n - last..n], None, &mut logits)?;
+                recompute(self.base, (seq, context), [0..first, n - last..n], None, &mut logits)?;
             }
             _ => append(self.answering(way), seq, &kept, false, &mut logits)?,
         }
@@ -121,15 +121,15 @@ fn attention(model: &mut Model, context: &[u32], layers: usize) -> Result<Vec<f3
         }
     }
     model.kv_mut().free(seq);
-    let c = model.config();
-    let (d, group) = (c.head_dim, c.n_heads / c.n_kv_heads);
     let mut mass = vec![0.0; context.len()];
-    for entries in &seen {
+    for (layer, entries) in seen.iter().enumerate() {
+        let Some(a) = model.config().attention(layer) else { continue };
+        let (d, group) = (a.head_dim, a.n_heads / a.n_kv_heads);
         for row in context.len().saturating_sub(NEAR)..context.len() {
-            for head in 0..c.n_heads {
-                let query = &entries.q[(row * c.n_heads + head) * d..][..d];
-                let key = |i: usize| &entries.k[(i * c.n_kv_heads + head / group) * d..][..d];
-                let score = |i| query.iter().zip(key(i)).map(|(q, k)| q * k).sum::<f32>() * c.attention_scale;
+            for head in 0..a.n_heads {
+                let query = &entries.q[(row * a.n_heads + head) * d..][..d];
+                let key = |i: usize| &entries.k[(i * a.n_kv_heads + head / group) * d..][..d];
+                let score = |i| query.iter().zip(key(i)).map(|(q, k)| q * k).sum::<f32>() * a.scale;
                 let scores: Vec<f32> = (0..=row).map(score).collect();
                 let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 let sum: f32 = scores.iter().map(|s| (s - largest).exp()).sum();
@@ -154,7 +154,7 @@ fn trunk(model: &mut Model, seq: SeqId, context: &[u32]) -> Result<Vec<f32>> {
 }
 
 /// Runs first and last tokens once more, exactly; the last one's logits.
-fn again(
+fn recompute(
     model: &mut Model,
     (seq, context): (SeqId, &[u32]),
     ends: [Range<usize>; 2],
@@ -163,8 +163,9 @@ fn again(
 ) -> Result<()> {
     let dim = model.config().dim;
     let streams = streams.map(|all| ends.clone().map(|run| &all[run.start * dim..run.end * dim]).concat());
-    let runs = ends.map(|run| Again { seq, first: run.start, tokens: &context[run.clone()], output: run.start > 0 });
-    block_on(model.forward_again(&runs, streams.as_deref(), logits))
+    let runs =
+        ends.map(|run| Recompute { seq, first: run.start, tokens: &context[run.clone()], output: run.start > 0 });
+    block_on(model.recompute(&runs, streams.as_deref(), logits))
 }
 
 /// Logits `[next, n_vocab]` that each of `next` was to be chosen from; `first` are the first ones.

@@ -3,9 +3,14 @@
 
 mod batch;
 mod commands;
+mod convert;
 mod downloads;
 mod models;
 mod predict;
+mod quantize;
+#[cfg(unix)]
+mod release;
+mod scripts;
 mod server;
 
 use std::path::{Path, PathBuf};
@@ -48,8 +53,11 @@ pub(crate) fn foreword(cache: &Path, args: &[&str]) -> Command {
 
 /// Sets the environment of a command that runs the program.
 pub(crate) fn clean<'a>(command: &'a mut Command, cache: &Path) -> &'a mut Command {
-    for name in ["HF_TOKEN", "HF_ENDPOINT", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+    for name in ["HF_TOKEN", "HF_ENDPOINT", "FOREWORD_DOWNLOAD_TIMEOUT", "FOREWORD_LEVEL"] {
         command.env_remove(name);
+    }
+    for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
+        command.env_remove(name).env_remove(name.to_uppercase());
     }
     command.env("FOREWORD_CACHE", cache).env("HF_HOME", cache.join("hub")).env("COLUMNS", "100").stdin(Stdio::null())
 }

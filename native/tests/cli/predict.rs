@@ -68,7 +68,7 @@ fn an_auxiliary_that_is_the_base_itself_is_exact_and_noise_is_not() {
         (folder.path().join("noise.gguf"), folder.path().join("same.gguf"), folder.path().join("text.txt"));
     let model = tiny();
     let config = config_of(&model.gguf, None).expect("a config");
-    let (layers, width) = (config.layers.len(), config.n_kv_heads * config.head_dim);
+    let (layers, width) = (config.layers.len(), config.attention(0).expect("attention").kv_dim());
     let mut metadata = Metadata::default();
     metadata.insert("general.architecture", Value::String(ARCHITECTURE.into()));
     metadata.insert("foreword-sidecar.trunk_layers", Value::Unsigned(1));

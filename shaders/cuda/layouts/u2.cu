@@ -1,4 +1,4 @@
-// Q2_K. Words 4 r..: codes of columns 4 q + b at bits 8 b + 2 q, the same of columns 16.., then factor and summand of each 16
+// Q2_K, and types of one or two bits. Words 4 r..: codes of columns 4 q + b at bits 8 b + 2 q, the same of columns 16.., then factor and summand of each 16
 // columns.
 constexpr unsigned GROUP = 64;
 constexpr bool HALVES = true;

@@ -1,6 +1,8 @@
 //! Left sides of matrix products: rows of floats, and the same rows as 8-bit integers.
 
+use super::filled;
 use super::simd::Simd;
+use crate::error::Result;
 
 /// 32 values `scale * codes`, with the sums that offsets and minima of weights are multiplied with.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +19,7 @@ pub(super) struct Group {
 const ZERO: Group = Group { codes: [0; 32], scale: 0.0, sum: 0.0, half_sums: [0.0; 2] };
 
 /// An operand `[rows, cols]`; see the module text. Floats are always kept, since the ops that make operands work on them.
+#[derive(Default)]
 pub(super) struct OperandData {
     cols: usize,
     n_groups: usize,
@@ -26,32 +29,45 @@ pub(super) struct OperandData {
 }
 
 impl OperandData {
-    pub(super) fn new(rows: usize, cols: usize, quantized: bool) -> Self {
+    pub(super) fn new(rows: usize, cols: usize, quantized: bool) -> Result<Self> {
         let n_groups = if quantized { cols / 32 } else { 0 };
-        OperandData { cols, n_groups, floats: vec![0.0; rows * cols], groups: vec![ZERO; rows * n_groups] }
+        let floats = filled(0.0, rows.saturating_mul(cols))?;
+        let groups = filled(ZERO, rows.saturating_mul(n_groups))?;
+        Ok(OperandData { cols, n_groups, floats, groups })
     }
 
     pub(super) fn bytes(&self) -> usize {
         size_of_val(&self.floats[..]) + size_of_val(&self.groups[..])
     }
 
+    #[inline]
     pub(super) fn cols(&self) -> usize {
         self.cols
     }
 
+    #[inline]
     pub(super) fn n_groups(&self) -> usize {
         self.n_groups
     }
 
     /// Bytes that a product reads of each row.
+    #[inline]
     pub(super) fn row_bytes(&self) -> usize {
         if self.n_groups > 0 { self.n_groups * size_of::<Group>() } else { (self.cols * 4).max(1) }
     }
 
+    #[inline]
     pub(super) fn floats(&self, row: usize) -> &[f32] {
         &self.floats[row * self.cols..][..self.cols]
     }
 
+    /// The floats of some rows.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn all_floats(&self, rows: std::ops::Range<usize>) -> &[f32] {
+        &self.floats[rows.start * self.cols..rows.end * self.cols]
+    }
+
+    #[inline]
     pub(super) fn groups(&self, row: usize) -> &[Group] {
         &self.groups[row * self.n_groups..][..self.n_groups]
     }

@@ -1,6 +1,7 @@
 //! Weight matrices in memory: panels in a kernel layout.
 
 use super::layouts::{Codes, Floats, with_layout};
+use super::memory::AlignedBytes;
 use super::pool::{Pool, none};
 use super::simd::{Scalar, Simd};
 use crate::error::{Error, Result};
@@ -21,10 +22,14 @@ impl WeightData {
     pub(super) fn new(ty: TensorType, rows: usize, cols: usize) -> Result<Self> {
         let layout = Layout::of(ty);
         let panel_bytes = layout.panel_bytes(cols);
-        let bytes = AlignedBytes::new(rows.div_ceil(PANEL).saturating_mul(panel_bytes))?;
+        let len = rows.div_ceil(PANEL).saturating_mul(panel_bytes);
+        let bytes = AlignedBytes::new(len).ok_or_else(|| {
+            Error::out_of_memory(format!("no memory for a weight of {len} bytes; try a smaller model"))
+        })?;
         Ok(WeightData { ty, layout, rows, cols, panel_bytes, bytes })
     }
 
+    #[inline]
     pub(super) fn layout(&self) -> Layout {
         self.layout
     }
@@ -34,7 +39,7 @@ impl WeightData {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.bytes.len
+        self.bytes.get().len()
     }
 
     pub(super) fn n_panels(&self) -> usize {
@@ -61,7 +66,7 @@ impl WeightData {
         }
         let (ty, cols, panel_bytes) = (self.ty, self.cols, self.panel_bytes);
         let end = (first_row + n_rows).div_ceil(PANEL);
-        let panels = &mut self.bytes.up_to(end * panel_bytes)[first_row / PANEL * panel_bytes..end * panel_bytes];
+        let panels = &mut self.bytes.get_mut()[first_row / PANEL * panel_bytes..end * panel_bytes];
         pool.rows(end - first_row / PANEL, (panels, panel_bytes, None), none(), none(), &|i, panel, _, _| {
             let rows = &bytes[i * PANEL * row_bytes..((i + 1) * PANEL).min(n_rows) * row_bytes];
             repack_panel(ty, cols, rows, panel);
@@ -72,18 +77,18 @@ impl WeightData {
     /// Decodes one row.
     pub(super) fn decode_row(&self, row: usize, out: &mut [f32]) {
         let (panel, h) = (self.panel(row / PANEL), row % PANEL);
-        with_layout!(self.layout, codes L => decode_codes::<L>(panel, h, out), floats L => decode_floats::<L>(panel, h, out));
+        with_layout!(self.layout, codes l => decode_codes(l, panel, h, out), floats l => decode_floats(l, panel, h, out));
     }
 }
 
-fn decode_codes<L: Codes>(panel: &[u8], h: usize, out: &mut [f32]) {
+fn decode_codes<L: Codes>(l: L, panel: &[u8], h: usize, out: &mut [f32]) {
     let s = Scalar;
     for (group, out) in panel.chunks_exact(L::BYTES).zip(out.chunks_exact_mut(L::COLS)) {
         for (part, out) in out.chunks_exact_mut(32).enumerate() {
-            let codes = L::codes(s, group, part, h);
+            let codes = l.codes(s, group, part, h);
             for (sub, out) in out.chunks_exact_mut(32 / L::SUBS).enumerate() {
-                let scale = L::scale(s, group, part, sub, h);
-                let min = L::min(s, group, part, sub, h, scale);
+                let scale = l.scale(s, group, part, sub, h);
+                let min = l.min(s, group, part, sub, h, scale);
                 for (i, out) in out.iter_mut().enumerate() {
                     let quad = codes[sub * (8 / L::SUBS) + i / 4].to_le_bytes();
                     let code = if L::SIGNED { f32::from(quad[i % 4] as i8) } else { f32::from(quad[i % 4]) };
@@ -94,44 +99,8 @@ fn decode_codes<L: Codes>(panel: &[u8], h: usize, out: &mut [f32]) {
     }
 }
 
-fn decode_floats<L: Floats>(panel: &[u8], h: usize, out: &mut [f32]) {
+fn decode_floats<L: Floats>(l: L, panel: &[u8], h: usize, out: &mut [f32]) {
     for (column, out) in panel.chunks_exact(L::BYTES).zip(out) {
-        *out = L::load(Scalar, column, h);
-    }
-}
-
-/// Bytes that begin on a cache line, so that no register load crosses one. They are there from the start, but touched
-/// only as they are filled: clearing hundreds of megabytes beforehand would take a good part of the time to load.
-struct AlignedBytes {
-    bytes: Vec<u8>,
-    start: usize,
-    len: usize,
-}
-
-const LINE: usize = 64;
-
-impl AlignedBytes {
-    fn new(len: usize) -> Result<Self> {
-        let mut bytes: Vec<u8> = Vec::new();
-        bytes.try_reserve_exact(len.saturating_add(LINE)).map_err(|e| {
-            Error::out_of_memory(format!("no memory for a weight of {len} bytes; try a smaller model")).caused_by(e)
-        })?;
-        let start = bytes.as_ptr().align_offset(LINE).min(LINE);
-        Ok(AlignedBytes { bytes, start, len })
-    }
-
-    /// What has been filled.
-    #[inline(always)]
-    fn get(&self) -> &[u8] {
-        &self.bytes[self.start..]
-    }
-
-    /// The first `len` bytes; those that are new are 0.
-    fn up_to(&mut self, len: usize) -> &mut [u8] {
-        let end = self.start + len.min(self.len);
-        if self.bytes.len() < end {
-            self.bytes.resize(end, 0);
-        }
-        &mut self.bytes[self.start..end]
+        *out = l.load(Scalar, column, h);
     }
 }

@@ -5,6 +5,8 @@
 //! work goes in order through one stream, so that nothing here waits but [`Device::download`].
 #![allow(unsafe_code, reason = "calls into the CUDA driver and NVRTC")]
 
+use super::super::gpu::{Allocation, Purpose, memory_use};
+use super::super::{MemoryUse, Scope};
 use super::link::{INTRINSICS, Kernel};
 use crate::error::{Error, Result};
 use cudarc::driver::result as cuda;
@@ -28,6 +30,9 @@ pub(super) struct Launch {
 /// Launches that the driver keeps.
 pub(super) struct Graph(sys::CUgraphExec);
 
+// SAFETY: the driver's handles belong to a context, not to a thread; a graph is launched by the device it came from.
+unsafe impl Send for Graph {}
+
 /// See the module text.
 pub(super) struct Device {
     device: sys::CUdevice,
@@ -41,10 +46,14 @@ pub(super) struct Device {
     pub(super) n_processors: usize,
     functions: HashMap<Kernel, sys::CUfunction>,
     modules: Vec<sys::CUmodule>,
-    allocations: Vec<Address>,
+    allocations: HashMap<Address, Allocation>,
     /// Start and end of a launch, where launches are measured.
     events: Option<[sys::CUevent; 2]>,
 }
+
+// SAFETY: the driver's handles belong to the context, not to a thread, and whoever calls into it makes the context current
+// on its thread first ([`Device::enter`]).
+unsafe impl Send for Device {}
 
 /// What a failed call means to the user.
 fn failed(doing: &str) -> impl Fn(DriverError) -> Error + '_ {
@@ -93,7 +102,7 @@ impl Device {
                     n_processors: usize::try_from(processors?).unwrap_or(1),
                     functions: HashMap::new(),
                     modules: Vec::new(),
-                    allocations: Vec::new(),
+                    allocations: HashMap::new(),
                     events: if profile { Some([event()?, event()?]) } else { None },
                 })
             }
@@ -111,25 +120,54 @@ impl Device {
         unsafe { cuda::ctx::set_current(self.context) }.map_err(failed("be used"))
     }
 
-    /// Zeroed memory.
-    pub(super) fn alloc(&mut self, bytes: usize) -> Result<Address> {
+    /// Zeroed memory of a scope.
+    pub(super) fn alloc(&mut self, scope: Scope, purpose: Purpose, bytes: usize) -> Result<Address> {
         self.enter()?;
-        let bytes = bytes.max(16);
         // SAFETY: the memory is freed once, by `free` or `drop`, and written through the stream only.
         unsafe {
-            let address = cuda::malloc_sync(bytes).map_err(failed("reserve memory"))?;
-            self.allocations.push(address);
-            cuda::memset_d8_async(address, 0, bytes, self.stream).map_err(failed("clear memory"))?;
+            let address = cuda::malloc_sync(bytes.max(16)).map_err(failed("reserve memory"))?;
+            self.allocations.insert(address, Allocation { purpose, scope, bytes });
+            cuda::memset_d8_async(address, 0, bytes.max(16), self.stream).map_err(failed("clear memory"))?;
             Ok(address)
         }
+    }
+
+    /// Zeroed memory that belongs to no file.
+    pub(super) fn work(&mut self, bytes: usize) -> Result<Address> {
+        self.alloc(Scope::default(), Purpose::Work, bytes)
+    }
+
+    /// What memory from `alloc` belongs to, and its bytes.
+    pub(super) fn held(&self, address: Address) -> (Scope, usize) {
+        self.allocations.get(&address).map_or((Scope::default(), 0), |held| (held.scope, held.bytes))
+    }
+
+    /// Copies on the device, behind what was launched.
+    pub(super) fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<()> {
+        self.enter()?;
+        // SAFETY: both places are so long, in memory that lives until the stream is idle.
+        unsafe { cuda::memcpy_dtod_async(to, from, bytes, self.stream) }.map_err(failed("copy on the GPU"))
     }
 
     /// Gives memory back once what uses it is done.
     pub(super) fn free(&mut self, address: Address) -> Result<()> {
         self.wait()?;
-        self.allocations.retain(|&a| a != address);
-        // SAFETY: `address` came from `alloc`, and the stream is idle.
-        unsafe { cuda::free_sync(address) }.map_err(failed("free memory"))
+        match self.allocations.remove(&address) {
+            // SAFETY: `address` came from `alloc` and is freed for the first time, and the stream is idle.
+            Some(_) => unsafe { cuda::free_sync(address) }.map_err(failed("free memory")),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives all memory of a scope back once what uses it is done.
+    pub(super) fn release(&mut self, scope: Scope) -> Result<()> {
+        let freed: Vec<Address> = self.allocations.iter().filter(|(_, a)| a.scope == scope).map(|(&a, _)| a).collect();
+        freed.into_iter().try_for_each(|address| self.free(address))
+    }
+
+    /// What all memory that was reserved takes.
+    pub(super) fn used(&self) -> MemoryUse {
+        memory_use(self.allocations.values().copied())
     }
 
     /// Copies to the device, behind what was launched.
@@ -247,7 +285,7 @@ impl Drop for Device {
         // Nothing can be done about what fails here.
         // SAFETY: all of it was made by this object, and the stream is idle.
         unsafe {
-            for &address in &self.allocations {
+            for &address in self.allocations.keys() {
                 _ = cuda::free_sync(address);
             }
             for &module in &self.modules {

@@ -2,7 +2,6 @@
 //! `shaders/cuda`. NVRTC compiles them for the device that is there.
 
 use super::super::CacheType;
-use crate::quant::layout::{IQ4_NL_VALUES, MXFP4_VALUES};
 use crate::quant::panels::Layout;
 use std::fmt::Write;
 
@@ -23,6 +22,9 @@ pub(super) const fn max_queries(head_dim: usize) -> usize {
 /// Largest head whose attention tile fits into the 48 KiB of shared memory that every device has.
 pub(super) const MAX_HEAD_DIM: usize = 256;
 
+/// Threads of most blocks.
+pub(super) const THREADS: u32 = 256;
+
 /// How products of bytes are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dots {
@@ -40,6 +42,7 @@ pub enum Kernel {
         layout: Layout,
     },
     Norm,
+    Pack,
     /// `tiles` of 8 tokens: 1, 2 or 4.
     MatmulFew {
         layout: Layout,
@@ -55,6 +58,16 @@ pub enum Kernel {
         layout: Layout,
         tokens: u8,
     },
+    /// `matmul_few` for pairs of a row and an expert.
+    Experts {
+        layout: Layout,
+        dots: Dots,
+    },
+    /// The same for float layouts; `tokens` of 1 or 8.
+    ExpertsFloat {
+        layout: Layout,
+        tokens: u8,
+    },
     Angles,
     RopeAppend {
         cells: CacheType,
@@ -67,9 +80,20 @@ pub enum Kernel {
         head_dim: u16,
     },
     Combine,
+    ShortConv,
+    LinearRows,
+    LinearAttend,
+    GatedNorm,
     Gate,
+    Route,
+    SortExperts,
+    SumExperts,
     SelectBlocks,
     Select,
+    ReadCells {
+        cells: CacheType,
+        head_dim: u16,
+    },
     MoveCells,
 }
 
@@ -79,47 +103,59 @@ impl Kernel {
         match self {
             Kernel::Embed { .. } => "embed",
             Kernel::Norm => "norm",
-            Kernel::MatmulFew { .. } => "matmul_few",
+            Kernel::Pack => "pack",
+            Kernel::MatmulFew { .. } | Kernel::Experts { .. } => "matmul_few",
             Kernel::Matmul { .. } => "matmul",
-            Kernel::MatmulFloat { .. } => "matmul_float",
+            Kernel::MatmulFloat { .. } | Kernel::ExpertsFloat { .. } => "matmul_float",
             Kernel::Angles => "angles",
             Kernel::RopeAppend { .. } => "rope_append",
             Kernel::Attend { .. } => "attend",
             Kernel::Combine => "combine",
+            Kernel::ShortConv => "short_conv",
+            Kernel::LinearRows => "linear_rows",
+            Kernel::LinearAttend => "linear_attend",
+            Kernel::GatedNorm => "gated_norm",
             Kernel::Gate => "gate",
+            Kernel::Route => "route",
+            Kernel::SortExperts => "sort_experts",
+            Kernel::SumExperts => "sum_experts",
             Kernel::SelectBlocks => "select_blocks",
             Kernel::Select => "select",
+            Kernel::ReadCells { .. } => "read_cells",
             Kernel::MoveCells => "move_cells",
         }
     }
 
-    /// Threads of a block; what the file says where it needs a certain number.
+    /// Threads of a block. A kernel that needs a certain number has it as a constant in its file, too.
     pub(super) fn threads(self) -> u32 {
         match self {
             Kernel::RopeAppend { .. } => 64,
             Kernel::Attend { .. } | Kernel::Embed { .. } | Kernel::Angles => 128,
-            _ => 256,
+            _ => THREADS,
         }
     }
 
     /// Every legal combination (a few head sizes stand for all).
     pub fn all() -> Vec<Kernel> {
-        let mut all = vec![Kernel::Norm, Kernel::Angles, Kernel::Combine, Kernel::Gate];
+        let mut all = vec![Kernel::Norm, Kernel::Pack, Kernel::Angles, Kernel::Combine, Kernel::Gate];
+        all.extend([Kernel::ShortConv, Kernel::LinearRows, Kernel::LinearAttend, Kernel::GatedNorm]);
+        all.extend([Kernel::Route, Kernel::SortExperts, Kernel::SumExperts]);
         all.extend([Kernel::SelectBlocks, Kernel::Select, Kernel::MoveCells]);
         for layout in Layout::ALL {
             all.push(Kernel::Embed { layout });
             if is_float(layout) {
                 all.extend([1, 8].map(|tokens| Kernel::MatmulFloat { layout, tokens }));
+                all.extend([1, 8].map(|tokens| Kernel::ExpertsFloat { layout, tokens }));
                 continue;
             }
             for dots in [Dots::Mma, Dots::Dp4a] {
                 all.extend([1, 2, 4].map(|tiles| Kernel::MatmulFew { layout, dots, tiles }));
-                all.push(Kernel::Matmul { layout, dots });
+                all.extend([Kernel::Matmul { layout, dots }, Kernel::Experts { layout, dots }]);
             }
         }
         for cells in [CacheType::F32, CacheType::F16, CacheType::Q8_0] {
             for head_dim in [32, 64, 96, 128, 256] {
-                all.push(Kernel::RopeAppend { cells, head_dim });
+                all.extend([Kernel::RopeAppend { cells, head_dim }, Kernel::ReadCells { cells, head_dim }]);
                 let queries = [1, 2, 4, 8, 16].into_iter().filter(|&q| q <= max_queries(head_dim.into()));
                 all.extend(queries.map(|q| Kernel::Attend { cells, queries: q as u8, head_dim }));
             }
@@ -133,8 +169,13 @@ impl Kernel {
         let mut constant = |name: &str, value: u32| _ = writeln!(source, "constexpr unsigned {name} = {value};");
         match self {
             Kernel::MatmulFew { tiles, .. } => constant("TILES", tiles.into()),
-            Kernel::MatmulFloat { tokens, .. } => constant("TOKENS", tokens.into()),
-            Kernel::RopeAppend { head_dim, .. } => constant("DIM", head_dim.into()),
+            Kernel::Experts { .. } => constant("TILES", 1),
+            Kernel::MatmulFloat { tokens, .. } | Kernel::ExpertsFloat { tokens, .. } => {
+                constant("TOKENS", tokens.into());
+            }
+            Kernel::RopeAppend { head_dim, .. } | Kernel::ReadCells { head_dim, .. } => {
+                constant("DIM", head_dim.into())
+            }
             Kernel::Attend { queries, head_dim, .. } => {
                 constant("DIM", head_dim.into());
                 constant("QUERIES", queries.into());
@@ -143,41 +184,52 @@ impl Kernel {
         }
         let mut parts = vec![shader!("warp.cuh"), shader!("step.cuh"), shader!("operand.cuh")];
         if let Some(layout) = self.layout() {
-            if let Layout::Iq4Nl | Layout::Mxfp4 = layout {
-                let table = if layout == Layout::Iq4Nl { IQ4_NL_VALUES } else { MXFP4_VALUES };
+            if let Some(table) = layout.table() {
                 let word = |b: &[i8; 4]| u32::from_le_bytes(b.map(|v| v as u8));
-                let words = table.as_chunks::<4>().0.iter().map(|b| format!("{}u", word(b))).collect::<Vec<_>>();
+                let words =
+                    table.values().as_chunks::<4>().0.iter().map(|b| format!("{}u", word(b))).collect::<Vec<_>>();
                 _ = writeln!(source, "constexpr unsigned VALUES[4] = {{{}}};", words.join(", "));
+                parts.push(shader!("layouts/table.cuh"));
             }
             parts.push(layout_part(layout));
             parts.push(if is_float(layout) { shader!("layouts/floats.cuh") } else { shader!("layouts/codes.cuh") });
         }
         match self {
-            Kernel::MatmulFew { dots, .. } | Kernel::Matmul { dots, .. } => {
+            Kernel::MatmulFew { dots, .. } | Kernel::Matmul { dots, .. } | Kernel::Experts { dots, .. } => {
                 parts.push(if dots == Dots::Mma { shader!("dots/mma.cu") } else { shader!("dots/dp4a.cu") });
-                parts.extend([shader!("epilogue.cuh"), shader!("tile.cuh")]);
+                parts.extend([self.epilogue(), shader!("tile.cuh")]);
             }
-            Kernel::MatmulFloat { .. } => parts.push(shader!("epilogue.cuh")),
-            Kernel::RopeAppend { cells, .. } | Kernel::Attend { cells, .. } => parts.push(match cells {
-                CacheType::F32 => shader!("cells/f32.cu"),
-                CacheType::F16 => shader!("cells/f16.cu"),
-                CacheType::Q8_0 => shader!("cells/q8_0.cu"),
-            }),
+            Kernel::MatmulFloat { .. } | Kernel::ExpertsFloat { .. } => parts.push(self.epilogue()),
+            Kernel::RopeAppend { cells, .. } | Kernel::Attend { cells, .. } | Kernel::ReadCells { cells, .. } => parts
+                .push(match cells {
+                    CacheType::F32 => shader!("cells/f32.cu"),
+                    CacheType::F16 => shader!("cells/f16.cu"),
+                    CacheType::Q8_0 => shader!("cells/q8_0.cu"),
+                }),
             _ => {}
         }
         parts.push(match self {
             Kernel::Embed { .. } => shader!("embed.cu"),
             Kernel::Norm => shader!("norm.cu"),
-            Kernel::MatmulFew { .. } => shader!("matmul_few.cu"),
+            Kernel::Pack => shader!("pack.cu"),
+            Kernel::MatmulFew { .. } | Kernel::Experts { .. } => shader!("matmul_few.cu"),
             Kernel::Matmul { .. } => shader!("matmul.cu"),
-            Kernel::MatmulFloat { .. } => shader!("matmul_float.cu"),
+            Kernel::MatmulFloat { .. } | Kernel::ExpertsFloat { .. } => shader!("matmul_float.cu"),
             Kernel::Angles => shader!("angles.cu"),
             Kernel::RopeAppend { .. } => shader!("rope_append.cu"),
             Kernel::Attend { .. } => shader!("attend.cu"),
             Kernel::Combine => shader!("combine.cu"),
+            Kernel::ShortConv => shader!("short_conv.cu"),
+            Kernel::LinearRows => shader!("linear_rows.cu"),
+            Kernel::LinearAttend => shader!("linear_attend.cu"),
+            Kernel::GatedNorm => shader!("gated_norm.cu"),
             Kernel::Gate => shader!("gate.cu"),
+            Kernel::Route => shader!("route.cu"),
+            Kernel::SortExperts => shader!("sort_experts.cu"),
+            Kernel::SumExperts => shader!("sum_experts.cu"),
             Kernel::SelectBlocks => shader!("select_blocks.cu"),
             Kernel::Select => shader!("select.cu"),
+            Kernel::ReadCells { .. } => shader!("read_cells.cu"),
             Kernel::MoveCells => shader!("move_cells.cu"),
         });
         source + &parts.join("\n")
@@ -188,8 +240,18 @@ impl Kernel {
             Kernel::Embed { layout }
             | Kernel::MatmulFew { layout, .. }
             | Kernel::Matmul { layout, .. }
-            | Kernel::MatmulFloat { layout, .. } => Some(layout),
+            | Kernel::MatmulFloat { layout, .. }
+            | Kernel::Experts { layout, .. }
+            | Kernel::ExpertsFloat { layout, .. } => Some(layout),
             _ => None,
+        }
+    }
+
+    /// What becomes of a product's results.
+    fn epilogue(self) -> &'static str {
+        match self {
+            Kernel::Experts { .. } | Kernel::ExpertsFloat { .. } => shader!("experts.cuh"),
+            _ => shader!("epilogue.cuh"),
         }
     }
 }
@@ -210,6 +272,8 @@ fn layout_part(layout: Layout) -> &'static str {
         Layout::U3 => shader!("layouts/u3.cu"),
         Layout::U2 => shader!("layouts/u2.cu"),
         Layout::I8 => shader!("layouts/i8.cu"),
-        Layout::Iq4Nl | Layout::Mxfp4 => shader!("layouts/t4.cu"),
+        Layout::T3(_) => shader!("layouts/t3.cu"),
+        Layout::T4(_) => shader!("layouts/t4.cu"),
+        Layout::Nvfp4 => shader!("layouts/nvfp4.cu"),
     }
 }

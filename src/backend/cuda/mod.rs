@@ -5,9 +5,10 @@
 //! activations are quantized to 8 bits with a scale for every 32 values, as on the CPU. Ops are recorded;
 //! [`Backend::poll_sent`] sends them and waits. An op's fault is reported by the next call that can fail.
 
+use super::gpu::{AngleTables, Recorder, Scratch, Work, recorded_ops};
 use super::{
-    Attend, Backend, Buf, Cache, CacheShape, DeviceInfo, Gate, KernelTime, MemoryUse, Norm, Operand, Plan, Product,
-    RopeAppend, Rows, Select, Sent, Weight,
+    Attend, Backend, Buf, Cache, CacheSpec, DeviceInfo, Experts, Gate, GatedNorm, KernelTime, LinearAttend, MemoryUse,
+    Norm, Operand, Plan, Product, ReadCells, RoomFuture, RopeAppend, Rows, Scope, Select, Sent, ShortConv, Weight,
 };
 use crate::error::{Error, Result};
 use crate::quant::TensorType;
@@ -22,9 +23,8 @@ mod step;
 
 pub use link::{Dots, INTRINSICS, Kernel};
 
-use device::Device;
+use device::{Address, Device};
 use memory::Memory;
-use record::{Angles, Scratch};
 use step::Step;
 
 /// How to open a device.
@@ -51,11 +51,8 @@ pub(super) fn open_first(profile: bool) -> Result<Box<dyn Backend>> {
 pub struct Cuda {
     step: Step,
     memory: Memory,
-    angles: Vec<Angles>,
-    partials: Scratch,
-    moves: Scratch,
-    /// Maxima of blocks of logits.
-    blocks: Scratch,
+    angles: AngleTables<Address>,
+    work: [Scratch<Address>; Work::COUNT],
     dots: Dots,
     /// Of an op that could not report it.
     fault: Option<Error>,
@@ -73,19 +70,12 @@ impl Cuda {
         Ok(Cuda {
             step: Step::default(),
             memory: Memory::default(),
-            angles: Vec::new(),
-            partials: Scratch::default(),
-            moves: Scratch::default(),
-            blocks: Scratch::default(),
+            angles: AngleTables::default(),
+            work: Default::default(),
             dots: if has_mma { Dots::Mma } else { Dots::Dp4a },
             fault: None,
             device,
         })
-    }
-
-    /// Steps that the driver keeps as graphs.
-    pub fn n_graphs(&self) -> usize {
-        self.step.n_graphs()
     }
 
     fn check(&mut self) -> Result<()> {
@@ -99,17 +89,26 @@ impl Cuda {
         }
     }
 
+    fn release_scope(&mut self, scope: Scope) -> Result<()> {
+        self.step.flush(&mut self.device)?;
+        self.step.forget(&self.device)?;
+        self.memory.release(&mut self.device, scope)?;
+        let angles = self.angles.release(|freqs| self.memory.bufs.contains(freqs));
+        angles.into_iter().try_for_each(|address| self.device.free(address))
+    }
+
     fn read(&mut self, src: Buf, rows: Range<usize>, dst: &mut [f32]) -> Result<()> {
         self.check()?;
         self.step.flush(&mut self.device)?;
-        let matrix = &self.memory.bufs[src.0 as usize];
-        self.device.download(matrix.address + (rows.start * matrix.cols * 4) as u64, dst)
+        let matrix = &self.memory.bufs[src];
+        self.device.download(matrix.row(rows.start), dst)
     }
 }
 
 impl Drop for Cuda {
     fn drop(&mut self) {
-        self.step.clear(&self.device);
+        // The device is going away in any case.
+        _ = self.step.forget(&self.device);
     }
 }
 
@@ -121,82 +120,81 @@ impl Backend for Cuda {
     }
 
     fn memory(&self) -> MemoryUse {
-        self.memory.used
+        self.device.used()
     }
 
     fn kernel_times(&self) -> Vec<KernelTime> {
         self.step.times()
     }
 
+    fn room(&mut self, weights: u64, cache: &CacheSpec, _: usize) -> RoomFuture<'_> {
+        let bytes = cache.layer_bytes().fold(weights as usize, usize::saturating_add);
+        let tried = self.device.work(bytes).and_then(|address| self.device.free(address));
+        Box::pin(std::future::ready(tried))
+    }
+
+    fn begin_scope(&mut self) -> Scope {
+        self.memory.scopes.begin()
+    }
+
+    fn end_scope(&mut self) {
+        self.memory.scopes.end();
+    }
+
+    fn release(&mut self, scope: Scope) {
+        let released = self.release_scope(scope);
+        self.note(released);
+    }
+
     fn new_weight(&mut self, ty: TensorType, rows: usize, cols: usize) -> Result<Weight> {
-        self.memory.new_weight(&mut self.device, ty, rows, cols).map(Weight)
+        self.memory.new_weight(&mut self.device, ty, rows, cols)
     }
 
     fn load_rows(&mut self, weight: Weight, first_row: usize, bytes: &[u8]) -> Result<()> {
-        self.memory.load_rows(&self.device, weight.0, first_row, bytes)
+        self.memory.load_rows(&self.device, weight, first_row, bytes)
     }
 
     fn new_buf(&mut self, rows: usize, cols: usize) -> Result<Buf> {
-        self.memory.new_buf(&mut self.device, rows, cols).map(Buf)
+        self.memory.new_buf(&mut self.device, rows, cols)
     }
 
     fn write(&mut self, buf: Buf, first_row: usize, data: &[f32]) -> Result<()> {
         self.check()?;
         self.step.flush(&mut self.device)?;
-        let matrix = &self.memory.bufs[buf.0 as usize];
-        self.device.upload(matrix.address + (first_row * matrix.cols * 4) as u64, data)
+        self.angles.written(buf);
+        let matrix = &self.memory.bufs[buf];
+        self.device.upload(matrix.row(first_row), data)
     }
 
     fn new_operand(&mut self, rows: usize, cols: usize, readers: &[Weight]) -> Result<Operand> {
-        self.memory.new_operand(&mut self.device, rows, cols, readers).map(Operand)
+        self.memory.new_operand(&mut self.device, rows, cols, readers)
     }
 
-    fn new_cache(&mut self, shape: CacheShape) -> Result<Cache> {
-        self.memory.new_cache(&mut self.device, shape).map(Cache)
+    fn new_cache(&mut self, spec: &CacheSpec) -> Result<Cache> {
+        self.memory.new_cache(&mut self.device, spec)
+    }
+
+    fn resize_cache(&mut self, cache: Cache, n_blocks: usize) -> Result<()> {
+        self.step.flush(&mut self.device)?;
+        // Its launches have the old addresses.
+        self.step.forget(&self.device)?;
+        self.memory.resize_cache(&mut self.device, cache, n_blocks)
+    }
+
+    fn resize_states(&mut self, cache: Cache, n_slots: usize) -> Result<()> {
+        self.step.flush(&mut self.device)?;
+        self.step.forget(&self.device)?;
+        self.memory.resize_states(&mut self.device, cache, n_slots)
     }
 
     fn begin(&mut self, plan: &Plan) -> Result<()> {
         self.check()?;
         self.step.begin(&mut self.device, plan)?;
-        self.angles.iter_mut().for_each(|a| a.filled = false);
+        self.angles.begin();
         Ok(())
     }
 
-    fn embed(&mut self, table: Weight, scale: f32, out: Buf) {
-        self.record_embed(table, scale, out);
-    }
-
-    fn norm(&mut self, op: &Norm) {
-        self.record_norm(op);
-    }
-
-    fn matmul(&mut self, x: Operand, rows: Rows, products: &[Product]) {
-        self.record_matmul(x, rows, products);
-    }
-
-    fn rope_append(&mut self, op: &RopeAppend) {
-        let recorded = self.record_rope_append(op);
-        self.note(recorded);
-    }
-
-    fn attend(&mut self, op: &Attend) {
-        let recorded = self.record_attend(op);
-        self.note(recorded);
-    }
-
-    fn gate(&mut self, op: &Gate) {
-        self.record_gate(op);
-    }
-
-    fn select(&mut self, op: &Select) {
-        let recorded = self.record_select(op);
-        self.note(recorded);
-    }
-
-    fn move_cells(&mut self, cache: Cache, moves: &[(u32, u32)]) {
-        let recorded = self.record_move_cells(cache, moves);
-        self.note(recorded);
-    }
+    recorded_ops!();
 
     fn send(&mut self, src: Buf, rows: Range<usize>) -> Sent {
         Sent { src, rows, number: 0 }

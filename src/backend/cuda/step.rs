@@ -3,17 +3,14 @@
 //! All that depends on the batch lies in one buffer, the plan. So decode steps of one shape are the same launches again, and
 //! from the third on the driver replays them as a graph.
 
-use super::super::{BLOCK, KernelTime, Plan, Rows};
+use super::super::gpu::{Scratch, StepPlan};
+use super::super::{KernelTime, Plan};
 use super::device::{Address, Device, Graph, Launch};
 use super::link::Kernel;
 use crate::error::Result;
-use std::ops::Range;
 
 /// Graphs that are kept: decode steps of a few widths.
 const MAX_GRAPHS: usize = 8;
-
-/// Words of `Step` in `shaders/cuda/step.cuh`.
-const HEADER: usize = 9;
 
 /// The bytes of a kernel's `Params`.
 #[derive(Default)]
@@ -52,16 +49,10 @@ impl Params {
 /// See the module text.
 #[derive(Default)]
 pub(super) struct Step {
-    pub(super) plan: Plan,
-    /// The plan on the device, and its bytes there.
+    pub(super) plan: StepPlan,
+    /// Its words on the device.
+    words: Scratch<Address>,
     address: Address,
-    capacity: usize,
-    words: Vec<u32>,
-    /// Whether `words` must be sent.
-    stale: bool,
-    /// Tokens that an attention tile may hold; 0 while there are no tiles.
-    tile: usize,
-    tiles: Vec<Range<usize>>,
     launches: Vec<Launch>,
     /// Those of the step before.
     previous: Vec<Launch>,
@@ -73,10 +64,8 @@ impl Step {
     /// Takes a new plan; what was recorded for the one before is sent.
     pub(super) fn begin(&mut self, device: &mut Device, plan: &Plan) -> Result<()> {
         self.flush(device)?;
-        self.plan.clone_from(plan);
-        self.tile = 0;
-        self.tiles.clear();
-        self.lay_out(device)
+        self.plan.begin(plan);
+        self.make_room(device)
     }
 
     /// Where the plan lies.
@@ -84,66 +73,41 @@ impl Step {
         self.address
     }
 
-    /// Rows that an op covers.
-    pub(super) fn n_rows(&self, rows: Rows) -> usize {
-        match rows {
-            Rows::All => self.plan.tokens.len(),
-            Rows::Outputs => self.plan.outputs.len(),
-        }
-    }
-
     /// Cuts the rows into attention tiles of at most `n` tokens of one sequence; returns the number of tiles and the length
     /// of the longest.
     pub(super) fn cut_tiles(&mut self, device: &mut Device, n: usize) -> Result<(usize, usize)> {
-        if self.tile != n {
-            if self.tile != 0 {
-                self.flush(device)?;
-            }
-            self.tile = n;
-            self.tiles.clear();
-            for (i, span) in self.plan.spans.iter().enumerate() {
-                match self.tiles.last_mut() {
-                    Some(tile) if tile.len() < n && self.plan.spans[tile.start].table == span.table => tile.end = i + 1,
-                    _ => self.tiles.push(i..i + 1),
-                }
-            }
-            self.lay_out(device)?;
+        if let Some(tiles) = self.plan.tiles(n) {
+            return Ok(tiles);
         }
-        Ok((self.tiles.len(), self.tiles.iter().map(Range::len).max().unwrap_or(1)))
+        if self.plan.has_tiles() {
+            self.flush(device)?;
+        }
+        let tiles = self.plan.cut(n);
+        self.make_room(device)?;
+        Ok(tiles)
     }
 
-    /// Lays the plan out in words.
-    fn lay_out(&mut self, device: &mut Device) -> Result<()> {
-        let (plan, words) = (&self.plan, &mut self.words);
-        words.clear();
-        words.extend([plan.tokens.len() as u32, plan.outputs.len() as u32]);
-        words.resize(HEADER, 0);
-        let spans = plan.spans.iter().flat_map(|s| [s.table, s.prefix, s.extra, s.n_extra]);
-        let tiles = self.tiles.iter().flat_map(|t| [t.start as u32, t.len() as u32]);
-        let parts: [&mut dyn Iterator<Item = u32>; HEADER - 2] = [
-            &mut plan.tokens.iter().copied(),
-            &mut plan.cells.iter().copied(),
-            &mut { spans },
-            &mut plan.blocks.iter().copied(),
-            &mut plan.extras.iter().copied(),
-            &mut plan.outputs.iter().copied(),
-            &mut { tiles },
-        ];
-        for (part, place) in parts.into_iter().zip(2..) {
-            words[place] = words.len() as u32;
-            words.extend(part);
-        }
-        self.stale = true;
-        // With room for as many tiles as rows: they come when launches that read this buffer are recorded already.
-        let needed = (words.len() + 2 * plan.tokens.len()) * 4;
-        if needed > self.capacity {
-            if self.capacity > 0 {
-                device.free(self.address)?;
-            }
-            self.capacity = needed.next_power_of_two().max(16 << 10);
-            self.address = device.alloc(self.capacity)?;
-        }
+    /// Makes the plan's memory large enough; not small ones at first, so that launches stay the same.
+    fn make_room(&mut self, device: &mut Device) -> Result<()> {
+        let mut words = self.words;
+        self.address = self.scratch(device, &mut words, self.plan.bytes().max(16 << 10))?;
+        self.words = words;
         Ok(())
+    }
+
+    /// The memory of `scratch`, at least `bytes` long.
+    pub(super) fn scratch(
+        &mut self,
+        device: &mut Device,
+        scratch: &mut Scratch<Address>,
+        bytes: usize,
+    ) -> Result<Address> {
+        let (address, old) = scratch.at_least(bytes, |bytes| device.work(bytes))?;
+        if let Some(old) = old {
+            self.flush(device)?;
+            device.free(old)?;
+        }
+        Ok(address)
     }
 
     /// Records a launch.
@@ -161,9 +125,8 @@ impl Step {
         if self.launches.is_empty() {
             return Ok(());
         }
-        if self.stale {
-            device.upload(self.address, &self.words)?;
-            self.stale = false;
+        if let Some(words) = self.plan.take_stale() {
+            device.upload(self.address, words)?;
         }
         let launches = std::mem::take(&mut self.launches);
         device.enter()?;
@@ -208,18 +171,9 @@ impl Step {
         self.times.clone()
     }
 
-    /// Graphs that the driver keeps.
-    pub(super) fn n_graphs(&self) -> usize {
-        self.graphs.len()
-    }
-
-    /// Gives the graphs back, before the device goes.
-    pub(super) fn clear(&mut self, device: &Device) {
-        for (_, graph) in self.graphs.drain(..) {
-            // The device is going away in any case.
-            _ = device.discard(graph);
-        }
+    /// Gives the graphs back: memory that they name is about to go.
+    pub(super) fn forget(&mut self, device: &Device) -> Result<()> {
+        self.previous.clear();
+        self.graphs.drain(..).try_for_each(|(_, graph)| device.discard(graph))
     }
 }
-
-const _: () = assert!(BLOCK == 32, "shaders/cuda/attend.cu has the block length as a number");

@@ -4,7 +4,6 @@
 //! preprocessor. Bindings stand in the WGSL only; pipelines take their layout from it.
 
 use super::super::CacheType;
-use crate::quant::layout::{IQ4_NL_VALUES, MXFP4_VALUES};
 use crate::quant::panels::Layout;
 use std::fmt::Write;
 
@@ -28,8 +27,14 @@ pub enum Kernel {
         layout: Layout,
     },
     Norm,
+    Pack,
     /// `tokens` of 1, 2, 4 or 8.
     MatmulFew {
+        layout: Layout,
+        tokens: u8,
+    },
+    /// The same for pairs of a row and an expert.
+    Experts {
         layout: Layout,
         tokens: u8,
     },
@@ -56,9 +61,19 @@ pub enum Kernel {
         queries: u8,
         quads: u8,
     },
+    ShortConv,
+    LinearRows,
+    LinearAttend,
+    GatedNorm,
     Gate,
+    Route,
+    SortExperts,
+    SumExperts,
     SelectBlocks,
     Select,
+    ReadCells {
+        cells: CacheType,
+    },
     MoveCells,
 }
 
@@ -68,36 +83,51 @@ impl Kernel {
         match self {
             Kernel::Embed { .. } => "embed",
             Kernel::Norm => "norm",
+            Kernel::Pack => "pack",
             Kernel::MatmulFew { .. } => "matmul_few",
+            Kernel::Experts { .. } => "experts",
             Kernel::Matvec { .. } => "matvec",
             Kernel::MatmulFlat { .. } => "matmul_flat",
             Kernel::Matmul { .. } => "matmul",
             Kernel::RopeAppend { .. } => "rope_append",
             Kernel::Attend { .. } => "attend",
+            Kernel::ShortConv => "short_conv",
+            Kernel::LinearRows => "linear_rows",
+            Kernel::LinearAttend => "linear_attend",
+            Kernel::GatedNorm => "gated_norm",
             Kernel::Gate => "gate",
+            Kernel::Route => "route",
+            Kernel::SortExperts => "sort_experts",
+            Kernel::SumExperts => "sum_experts",
             Kernel::SelectBlocks => "select_blocks",
             Kernel::Select => "select",
+            Kernel::ReadCells { .. } => "read_cells",
             Kernel::MoveCells => "move_cells",
         }
     }
 
     /// Whether the source uses `shaders/step.wgsl`; bindings that are not used have no place in a layout.
     pub(super) fn reads_step(self) -> bool {
-        !matches!(self, Kernel::Select | Kernel::MoveCells)
+        use Kernel::{Gate, GatedNorm, LinearRows, MoveCells, Route, Select, SumExperts};
+        !matches!(self, Gate | GatedNorm | LinearRows | Route | SumExperts | Select | MoveCells)
     }
 
     /// Every legal combination (a few head sizes stand for all).
     pub fn all() -> Vec<Kernel> {
-        let mut all = vec![Kernel::Norm, Kernel::Gate, Kernel::SelectBlocks, Kernel::Select, Kernel::MoveCells];
+        let mut all = vec![Kernel::Norm, Kernel::Pack, Kernel::ShortConv, Kernel::Gate];
+        all.extend([Kernel::LinearRows, Kernel::LinearAttend, Kernel::GatedNorm]);
+        all.extend([Kernel::Route, Kernel::SortExperts, Kernel::SumExperts]);
+        all.extend([Kernel::SelectBlocks, Kernel::Select, Kernel::MoveCells]);
         for layout in Layout::ALL {
             all.extend([Kernel::Embed { layout }, Kernel::Matvec { layout }, Kernel::MatmulFlat { layout }]);
             all.extend([1, 2, 4, 8].map(|tokens| Kernel::MatmulFew { layout, tokens }));
+            all.extend([1, 2, 4, 8].map(|tokens| Kernel::Experts { layout, tokens }));
             for floats in [Floats::F32, Floats::F16].into_iter().filter(|&floats| floats == floats.of(layout)) {
                 all.extend([32, 64].map(|tokens| Kernel::Matmul { layout, tokens, floats }));
             }
         }
         for cells in [CacheType::F32, CacheType::F16, CacheType::Q8_0] {
-            all.push(Kernel::RopeAppend { cells });
+            all.extend([Kernel::RopeAppend { cells }, Kernel::ReadCells { cells }]);
             for queries in 1..=MAX_QUERIES as u8 {
                 all.extend([8, 16, 20, 64].map(|quads| Kernel::Attend { cells, queries, quads }));
             }
@@ -113,16 +143,17 @@ impl Kernel {
         | Kernel::Matvec { layout }
         | Kernel::MatmulFlat { layout }
         | Kernel::MatmulFew { layout, .. }
+        | Kernel::Experts { layout, .. }
         | Kernel::Matmul { layout, .. } = self
         {
             // GPUs unpack a byte by one instruction; the way without shifts takes them three.
             let on_processors = matches!(self, Kernel::Matvec { .. } | Kernel::MatmulFlat { .. });
             parts.push(if on_processors { shader!("bytes/mask") } else { shader!("bytes/shift") });
             parts.push(layout_snippet(layout));
-            if let Layout::Iq4Nl | Layout::Mxfp4 = layout {
-                let table = if layout == Layout::Iq4Nl { IQ4_NL_VALUES } else { MXFP4_VALUES };
-                let values = table.map(|v| format!("{v}.0")).join(", ");
+            if let Some(table) = layout.table() {
+                let values = table.values().map(|v| format!("{v}.0")).join(", ");
                 _ = writeln!(source, "const VALUES = array<f32, 16>({values});");
+                parts.push(shader!("layouts/table"));
             }
         }
         if let Kernel::Matmul { floats, .. } = self {
@@ -133,28 +164,42 @@ impl Kernel {
                 _ = writeln!(source, "const TOKENS: u32 = {tokens}u;");
                 parts.push(shader!("epilogue"));
             }
+            Kernel::Experts { tokens, .. } => {
+                _ = writeln!(source, "const TOKENS: u32 = {tokens}u;");
+                parts.push(shader!("experts"));
+            }
             Kernel::Matvec { .. } | Kernel::MatmulFlat { .. } => parts.push(shader!("epilogue")),
             Kernel::Attend { cells, queries, quads } => {
                 _ = writeln!(source, "const QUERIES: u32 = {queries}u;\nconst QUADS: u32 = {quads}u;");
                 parts.push(cells_snippet(cells));
             }
             Kernel::RopeAppend { cells } => parts.extend([cells_snippet(cells), lanes.snippet()]),
-            Kernel::Norm => parts.push(lanes.snippet()),
+            Kernel::ReadCells { cells } => parts.push(cells_snippet(cells)),
+            Kernel::Norm | Kernel::GatedNorm => parts.push(lanes.snippet()),
             _ => {}
         }
         parts.push(shader!("step"));
         parts.push(match self {
             Kernel::Embed { .. } => shader!("embed"),
             Kernel::Norm => shader!("norm"),
-            Kernel::MatmulFew { .. } => shader!("matmul_few"),
+            Kernel::Pack => shader!("pack"),
+            Kernel::MatmulFew { .. } | Kernel::Experts { .. } => shader!("matmul_few"),
             Kernel::Matvec { .. } => shader!("matvec"),
             Kernel::MatmulFlat { .. } => shader!("matmul_flat"),
             Kernel::Matmul { .. } => shader!("matmul"),
             Kernel::RopeAppend { .. } => shader!("rope_append"),
             Kernel::Attend { .. } => shader!("attend"),
+            Kernel::ShortConv => shader!("short_conv"),
+            Kernel::LinearRows => shader!("linear_rows"),
+            Kernel::LinearAttend => shader!("linear_attend"),
+            Kernel::GatedNorm => shader!("gated_norm"),
             Kernel::Gate => shader!("gate"),
+            Kernel::Route => shader!("route"),
+            Kernel::SortExperts => shader!("sort_experts"),
+            Kernel::SumExperts => shader!("sum_experts"),
             Kernel::SelectBlocks => shader!("select_blocks"),
             Kernel::Select => shader!("select"),
+            Kernel::ReadCells { .. } => shader!("read_cells"),
             Kernel::MoveCells => shader!("move_cells"),
         });
         // Browsers want the line; naga, behind the native backends, knows subgroups without it and not the line.
@@ -226,7 +271,9 @@ fn layout_snippet(layout: Layout) -> &'static str {
         Layout::U3 => shader!("layouts/u3"),
         Layout::U2 => shader!("layouts/u2"),
         Layout::I8 => shader!("layouts/i8"),
-        Layout::Iq4Nl | Layout::Mxfp4 => shader!("layouts/t4"),
+        Layout::T3(_) => shader!("layouts/t3"),
+        Layout::T4(_) => shader!("layouts/t4"),
+        Layout::Nvfp4 => shader!("layouts/nvfp4"),
     }
 }
 

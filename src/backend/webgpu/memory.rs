@@ -3,14 +3,22 @@
 //! No binding may exceed what the device allows (128 MiB on phones), so a large weight is cut into parts of whole panels.
 //! Weights share buffers, so that one dispatch can read several.
 
-use super::super::{BLOCK, CacheShape, CacheType, MemoryUse};
+use super::super::gpu::{
+    Allocation, CacheData, LayerData, Purpose, check_heads, check_rows, layer_words, memory_use, repack,
+};
+use super::super::handles::{Scopes, Table};
+use super::super::{Buf, Cache, CacheSpec, MemoryUse, Operand, Scope, Weight};
+use super::link::MAX_HEAD_DIM;
 use crate::error::{Error, Result};
 use crate::quant::TensorType;
-use crate::quant::panels::{Layout, PANEL, repack_panel};
+use crate::quant::panels::{Layout, PANEL};
+use slotmap::{SlotMap, new_key_type};
 use std::ops::Range;
 
-/// Index of a buffer.
-pub(super) type BufferId = u32;
+new_key_type! {
+    /// A buffer of the device.
+    pub(in crate::backend) struct BufferId;
+}
 
 /// Size of a buffer that several weights share.
 const CHUNK: usize = 16 << 20;
@@ -23,7 +31,7 @@ pub(super) struct Matrix {
     pub(super) buffer: BufferId,
     pub(super) rows: usize,
     pub(super) cols: usize,
-    /// What was last written, for single rows (rotary angles are made on the host).
+    /// A copy of a matrix of one row: rotary angles are made from their frequencies on the host.
     pub(super) host: Vec<f32>,
 }
 
@@ -51,48 +59,30 @@ pub(super) struct Part {
     pub(super) at: usize,
 }
 
-/// A KV cache, one buffer a layer: `[cell][keys, then values of each head][words of an entry]`.
-pub(super) struct CacheData {
-    pub(super) shape: CacheShape,
-    pub(super) layers: Vec<BufferId>,
+/// A buffer that weights of one scope share.
+struct Chunk {
+    buffer: BufferId,
+    scope: Scope,
+    /// Bytes that weights have.
+    used: usize,
 }
-
-impl CacheData {
-    /// Words of one head's key or value; `entry_words` in the shaders.
-    fn entry_words(shape: &CacheShape) -> usize {
-        match shape.ty {
-            CacheType::F32 => shape.head_dim,
-            CacheType::F16 => shape.head_dim / 2,
-            CacheType::Q8_0 => shape.head_dim / 4 + shape.head_dim / 32,
-        }
-    }
-
-    /// Words of a cell in one layer.
-    pub(super) fn cell_words(&self) -> usize {
-        2 * self.shape.n_kv_heads * Self::entry_words(&self.shape)
-    }
-}
-
-/// A buffer that grows with what steps need of it, and its bytes.
-#[derive(Default)]
-pub(super) struct Scratch(Option<(BufferId, usize)>);
 
 /// See the module text.
 pub(super) struct Memory {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
-    buffers: Vec<wgpu::Buffer>,
-    pub(super) bufs: Vec<Matrix>,
-    pub(super) operands: Vec<OperandData>,
-    pub(super) weights: Vec<WeightData>,
-    pub(super) caches: Vec<CacheData>,
-    /// The shared buffer that is being filled, its size and what is used of it.
-    chunk: Option<(BufferId, usize, usize)>,
+    buffers: SlotMap<BufferId, (Allocation, wgpu::Buffer)>,
+    pub(super) scopes: Scopes,
+    pub(super) bufs: Table<Buf, Matrix>,
+    pub(super) operands: Table<Operand, OperandData>,
+    pub(super) weights: Table<Weight, WeightData>,
+    pub(super) caches: Table<Cache, CacheData<BufferId>>,
+    /// The one that is being filled.
+    chunk: Option<Chunk>,
     /// Largest binding.
     max_bytes: usize,
     staged: usize,
-    panel: Vec<u32>,
-    pub(super) used: MemoryUse,
+    panels: Vec<u32>,
 }
 
 impl Memory {
@@ -102,21 +92,54 @@ impl Memory {
         Memory {
             device,
             queue,
-            buffers: Vec::new(),
-            bufs: Vec::new(),
-            operands: Vec::new(),
-            weights: Vec::new(),
-            caches: Vec::new(),
+            buffers: SlotMap::with_key(),
+            scopes: Scopes::default(),
+            bufs: Table::default(),
+            operands: Table::default(),
+            weights: Table::default(),
+            caches: Table::default(),
             chunk: None,
             max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX) & !255,
             staged: 0,
-            panel: Vec::new(),
-            used: MemoryUse::default(),
+            panels: Vec::new(),
         }
     }
 
     pub(super) fn buffer(&self, id: BufferId) -> &wgpu::Buffer {
-        &self.buffers[id as usize]
+        &self.buffers[id].1
+    }
+
+    /// Whether a buffer has not been freed.
+    pub(super) fn holds(&self, id: BufferId) -> bool {
+        self.buffers.contains_key(id)
+    }
+
+    /// What all buffers take.
+    pub(super) fn used(&self) -> MemoryUse {
+        memory_use(self.buffers.values().map(|(allocation, _)| *allocation))
+    }
+
+    /// Frees a buffer, which must not stand in commands that were not sent.
+    pub(super) fn free(&mut self, id: BufferId) {
+        if let Some((_, buffer)) = self.buffers.remove(id) {
+            buffer.destroy();
+        }
+    }
+
+    /// Frees all that belongs to a scope; see [`Memory::free`].
+    pub(super) fn release(&mut self, scope: Scope) {
+        self.bufs.release(scope);
+        self.operands.release(scope);
+        self.weights.release(scope);
+        self.caches.release(scope);
+        self.buffers.retain(|_, (allocation, buffer)| {
+            let stays = allocation.scope != scope;
+            if !stays {
+                buffer.destroy();
+            }
+            stays
+        });
+        self.chunk.take_if(|chunk| chunk.scope == scope);
     }
 
     /// Whether a buffer can be as large as that.
@@ -130,29 +153,26 @@ impl Memory {
         )))
     }
 
-    /// A zeroed storage buffer.
-    pub(super) fn storage(&mut self, what: &'static str, bytes: usize) -> Result<BufferId> {
+    /// A zeroed storage buffer of a scope.
+    fn storage(&mut self, scope: Scope, purpose: Purpose, bytes: usize) -> Result<BufferId> {
+        let what = match purpose {
+            Purpose::Weights => "weights",
+            Purpose::Cache => "a layer of the KV cache",
+            Purpose::Work => "a work buffer",
+        };
         self.check_size(what, bytes)?;
-        self.buffers.push(self.device.create_buffer(&wgpu::BufferDescriptor {
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(what),
             size: bytes.max(16).next_multiple_of(16) as u64,
             usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
-        }));
-        Ok(self.buffers.len() as u32 - 1)
+        });
+        Ok(self.buffers.insert((Allocation { purpose, scope, bytes }, buffer)))
     }
 
-    /// The buffer of `scratch`, at least `bytes` long.
-    pub(super) fn scratch(&mut self, scratch: &mut Scratch, what: &'static str, bytes: usize) -> Result<BufferId> {
-        match scratch.0 {
-            Some((id, size)) if size >= bytes => Ok(id),
-            _ => {
-                let size = bytes.next_power_of_two().max(1024);
-                let id = self.storage(what, size)?;
-                scratch.0 = Some((id, size));
-                Ok(id)
-            }
-        }
+    /// A zeroed storage buffer that belongs to no file.
+    pub(super) fn work(&mut self, bytes: usize) -> Result<BufferId> {
+        self.storage(Scope::default(), Purpose::Work, bytes)
     }
 
     /// Buffers of `bytes` in all, which nobody uses.
@@ -165,53 +185,79 @@ impl Memory {
         sizes.map(|size| self.device.create_buffer(&buffer(size))).collect()
     }
 
-    pub(super) fn new_buf(&mut self, rows: usize, cols: usize) -> Result<u32> {
-        let bytes = rows.saturating_mul(cols).saturating_mul(4);
-        let buffer = self.storage("a work buffer", bytes)?;
-        self.used.buffers += bytes;
-        self.bufs.push(Matrix { buffer, rows, cols, host: Vec::new() });
-        Ok(self.bufs.len() as u32 - 1)
+    pub(super) fn new_buf(&mut self, rows: usize, cols: usize) -> Result<Buf> {
+        let scope = self.scopes.current();
+        let buffer = self.storage(scope, Purpose::Work, rows.saturating_mul(cols).saturating_mul(4))?;
+        Ok(self.bufs.insert(scope, Matrix { buffer, rows, cols, host: Vec::new() }))
     }
 
-    pub(super) fn write(&mut self, buf: u32, first_row: usize, data: &[f32]) {
-        let matrix = &mut self.bufs[buf as usize];
+    pub(super) fn write(&mut self, buf: Buf, first_row: usize, data: &[f32]) {
+        let matrix = &mut self.bufs[buf];
         if matrix.rows == 1 {
             matrix.host = data.to_vec();
         }
         let at = (first_row * matrix.cols * 4) as u64;
         let bytes: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.queue.write_buffer(&self.buffers[matrix.buffer as usize], at, &bytes);
+        self.queue.write_buffer(&self.buffers[matrix.buffer].1, at, &bytes);
     }
 
-    pub(super) fn new_operand(&mut self, rows: usize, cols: usize) -> Result<u32> {
-        let stride = cols.next_multiple_of(crate::quant::panels::GROUP_COLS);
-        let bytes = rows.saturating_mul(stride).saturating_mul(4);
-        let buffer = self.storage("a work buffer", bytes)?;
-        self.used.buffers += bytes;
-        self.operands.push(OperandData { buffer, stride });
-        Ok(self.operands.len() as u32 - 1)
+    pub(super) fn new_operand(&mut self, rows: usize, cols: usize) -> Result<Operand> {
+        let (scope, stride) = (self.scopes.current(), cols.next_multiple_of(crate::quant::panels::GROUP_COLS));
+        let buffer = self.storage(scope, Purpose::Work, rows.saturating_mul(stride).saturating_mul(4))?;
+        Ok(self.operands.insert(scope, OperandData { buffer, stride }))
     }
 
-    pub(super) fn new_cache(&mut self, shape: CacheShape) -> Result<u32> {
-        if shape.head_dim > super::link::MAX_HEAD_DIM || !shape.head_dim.is_multiple_of(4) {
-            return Err(Error::unsupported(format!(
-                "heads of {} values do not run on the GPU (multiples of 4 up to {}); use the CPU",
-                shape.head_dim,
-                super::link::MAX_HEAD_DIM
-            )));
+    pub(super) fn new_cache(&mut self, spec: &CacheSpec) -> Result<Cache> {
+        let (shapes, index) = spec.paged_layers()?;
+        let (scope, mut layers) = (self.scopes.current(), Vec::with_capacity(shapes.len()));
+        for shape in shapes {
+            check_heads(&shape, MAX_HEAD_DIM)?;
+            let bytes = layer_words(spec.n_blocks, &shape).saturating_mul(4);
+            layers.push(LayerData { shape, place: self.storage(scope, Purpose::Cache, bytes)? });
         }
-        let words = 2 * shape.n_kv_heads * CacheData::entry_words(&shape);
-        let bytes = shape.n_blocks.saturating_mul(BLOCK * words * 4);
-        let mut layers = Vec::with_capacity(shape.n_layers);
-        for _ in 0..shape.n_layers {
-            layers.push(self.storage("a layer of the KV cache", bytes)?);
-        }
-        self.used.cache += bytes * shape.n_layers;
-        self.caches.push(CacheData { shape, layers });
-        Ok(self.caches.len() as u32 - 1)
+        let one = CacheSpec { n_slots: 1, ..spec.clone() };
+        let mut state = |floats: usize| match floats {
+            0 => Ok(None),
+            n => {
+                let place = self.storage(scope, Purpose::Cache, spec.n_slots.saturating_mul(n * 4));
+                place.map(|place| Some((place, n * 4)))
+            }
+        };
+        let states = one.state_floats().map(&mut state).collect::<Result<Vec<_>>>()?;
+        Ok(self.caches.insert(scope, CacheData { layers, index, states }))
     }
 
-    pub(super) fn new_weight(&mut self, ty: TensorType, rows: usize, cols: usize) -> Result<u32> {
+    /// Gives each paged layer so many blocks, one layer after the other; see [`Memory::free`].
+    pub(super) fn resize_cache(&mut self, cache: Cache, n_blocks: usize) -> Result<()> {
+        for i in 0..self.caches[cache].layers.len() {
+            let LayerData { shape, place: old } = self.caches[cache].layers[i];
+            self.caches[cache].layers[i].place = self.resized(old, layer_words(n_blocks, &shape).saturating_mul(4))?;
+            self.free(old);
+        }
+        Ok(())
+    }
+
+    /// The same for slots of the layers that keep states.
+    pub(super) fn resize_states(&mut self, cache: Cache, n_slots: usize) -> Result<()> {
+        for i in 0..self.caches[cache].states.len() {
+            let Some((old, bytes)) = self.caches[cache].states[i] else { continue };
+            self.caches[cache].states[i] = Some((self.resized(old, n_slots.saturating_mul(bytes))?, bytes));
+            self.free(old);
+        }
+        Ok(())
+    }
+
+    /// A buffer of so many bytes that begins as an old one does.
+    fn resized(&mut self, old: BufferId, bytes: usize) -> Result<BufferId> {
+        let held = self.buffers[old].0;
+        let new = self.storage(held.scope, Purpose::Cache, bytes)?;
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(self.buffer(old), 0, self.buffer(new), 0, bytes.min(held.bytes) as u64);
+        self.queue.submit([encoder.finish()]);
+        Ok(new)
+    }
+
+    pub(super) fn new_weight(&mut self, ty: TensorType, rows: usize, cols: usize) -> Result<Weight> {
         let layout = Layout::of(ty);
         let panel_bytes = layout.panel_words(cols) * 4;
         let max_panels = self.max_bytes / panel_bytes.max(1);
@@ -227,41 +273,29 @@ impl Memory {
             let (buffer, at) = self.place(rows.len().div_ceil(PANEL) * panel_bytes)?;
             parts.push(Part { rows, buffer, at: at / 16 });
         }
-        self.weights.push(WeightData { ty, layout, rows, cols, parts });
-        Ok(self.weights.len() as u32 - 1)
+        Ok(self.weights.insert(self.scopes.current(), WeightData { ty, layout, rows, cols, parts }))
     }
 
     /// Memory for `bytes` of weights: the buffer and the first byte in it.
     fn place(&mut self, bytes: usize) -> Result<(BufferId, usize)> {
-        let chunk = CHUNK.min(self.max_bytes);
-        if bytes > chunk / 2 {
-            self.used.weights += bytes;
-            return Ok((self.storage("weights", bytes)?, 0));
+        let (size, scope) = (CHUNK.min(self.max_bytes), self.scopes.current());
+        if bytes > size / 2 {
+            return Ok((self.storage(scope, Purpose::Weights, bytes)?, 0));
         }
-        let (buffer, used) = match self.chunk {
-            Some((buffer, size, used)) if used + bytes <= size => (buffer, used),
-            _ => {
-                self.used.weights += chunk;
-                (self.storage("weights", chunk)?, 0)
-            }
+        let (buffer, at) = match &self.chunk {
+            Some(chunk) if chunk.scope == scope && chunk.used + bytes <= size => (chunk.buffer, chunk.used),
+            _ => (self.storage(scope, Purpose::Weights, size)?, 0),
         };
-        self.chunk = Some((buffer, chunk, used + bytes));
-        Ok((buffer, used))
+        self.chunk = Some(Chunk { buffer, scope, used: at + bytes });
+        Ok((buffer, at))
     }
 
     /// Repacks rows and hands them to the queue, a few megabytes at a time.
-    pub(super) fn load_rows(&mut self, weight: u32, first_row: usize, bytes: &[u8]) -> Result<()> {
-        let weight = &self.weights[weight as usize];
+    pub(super) fn load_rows(&mut self, weight: Weight, first_row: usize, bytes: &[u8]) -> Result<()> {
+        let weight = &self.weights[weight];
         let (ty, cols) = (weight.ty, weight.cols);
+        let n_rows = check_rows(ty, (weight.rows, cols), first_row, bytes)?;
         let row_bytes = ty.row_bytes(cols).unwrap_or(0);
-        let n_rows = bytes.len() / row_bytes.max(1);
-        if !first_row.is_multiple_of(PANEL) || n_rows * row_bytes != bytes.len() || first_row + n_rows > weight.rows {
-            return Err(Error::invalid_request(format!(
-                "rows from {first_row} in {} bytes do not fit a weight of {} rows",
-                bytes.len(),
-                weight.rows
-            )));
-        }
         let words = weight.layout.panel_words(cols);
         for part in weight.parts.clone() {
             let rows = part.rows.start.max(first_row)..part.rows.end.min(first_row + n_rows);
@@ -269,12 +303,9 @@ impl Memory {
                 continue;
             }
             let data = &bytes[(rows.start - first_row) * row_bytes..(rows.end - first_row) * row_bytes];
-            self.panel.resize(rows.len().div_ceil(PANEL) * words, 0);
-            for (rows, panel) in data.chunks(PANEL * row_bytes).zip(self.panel.chunks_exact_mut(words)) {
-                repack_panel(ty, cols, rows, panel);
-            }
+            repack(ty, cols, data, &mut self.panels);
             let at = part.at * 16 + (rows.start - part.rows.start) / PANEL * words * 4;
-            let packed: Vec<u8> = self.panel.iter().flat_map(|w| w.to_le_bytes()).collect();
+            let packed: Vec<u8> = self.panels.iter().flat_map(|w| w.to_le_bytes()).collect();
             self.queue.write_buffer(self.buffer(part.buffer), at as u64, &packed);
             self.staged += packed.len();
         }

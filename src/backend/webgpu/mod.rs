@@ -5,11 +5,13 @@
 //! submit and maps the result once. Faults (out of memory, device lost) come asynchronously and are reported by the next
 //! call that can fail.
 
+use super::gpu::{AngleTables, Recorder, Scratch, Work, recorded_ops};
 use super::{
-    Activity, Attend, Backend, Buf, Cache, CacheShape, DeviceInfo, Gate, KernelTime, MemoryUse, Norm, Operand, Plan,
-    Product, Room, RopeAppend, Rows, Select, Sent, Weight, Workload,
+    Activity, Attend, Backend, Buf, Cache, CacheSpec, DeviceInfo, Experts, Gate, GatedNorm, KernelTime, LinearAttend,
+    MemoryUse, Norm, Operand, Plan, Product, ReadCells, RoomFuture, RopeAppend, Rows, Scope, Select, Sent, ShortConv,
+    Weight, Workload,
 };
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::quant::TensorType;
 use arrayvec::ArrayVec;
 use std::ops::Range;
@@ -26,7 +28,7 @@ mod step;
 pub use crate::quant::panels::Layout;
 pub use link::{Floats, Kernel, Lanes};
 
-use memory::{Memory, Scratch};
+use memory::{BufferId, Memory};
 use pipelines::Pipelines;
 use profile::Profile;
 use step::Step;
@@ -38,8 +40,8 @@ pub struct Options {
     pub subgroups: bool,
     /// Use half floats where the adapter has them.
     pub half_floats: bool,
-    /// Largest binding to use, in bytes: what does not fit is cut into several. What the adapter allows when `None`; up to
-    /// 128 MiB, the device is opened with the limits that WebGPU guarantees.
+    /// Largest binding to use, in bytes; larger weights are cut into several. `None`: what the adapter allows. For up to
+    /// 128 MiB the device is opened with the limits that WebGPU guarantees.
     pub max_binding: Option<u64>,
     /// Take software adapters too.
     pub software: bool,
@@ -83,7 +85,7 @@ struct Faults(Arc<Mutex<FaultState>>);
 #[derive(Default)]
 struct FaultState {
     lost: Option<String>,
-    error: Option<(Kind, String)>,
+    error: Option<Error>,
 }
 
 impl Faults {
@@ -97,10 +99,7 @@ impl Faults {
         if let Some(reason) = &state.lost {
             return Err(Error::device_lost(format!("the GPU went away ({reason})")));
         }
-        match state.error.take() {
-            Some((kind, message)) => Err(Error::new(kind, message)),
-            None => Ok(()),
-        }
+        state.error.take().map_or(Ok(()), Err)
     }
 }
 
@@ -127,11 +126,8 @@ pub struct WebGpu {
     faults: Faults,
     memory: Memory,
     step: Step,
-    angles: Vec<record::Angles>,
-    /// Lists of moved cells.
-    moves: Scratch,
-    /// Maxima of blocks of logits.
-    blocks: Scratch,
+    angles: AngleTables<BufferId>,
+    work: [Scratch<BufferId>; Work::COUNT],
     /// The oldest first.
     readings: ArrayVec<Reading, MAX_SENT>,
     /// Results sent so far.
@@ -148,7 +144,7 @@ impl WebGpu {
     /// Opens the best adapter.
     ///
     /// # Errors
-    /// [`Kind::Unsupported`] when there is none, or it refuses.
+    /// [`crate::Kind::Unsupported`] when there is none, or it refuses.
     pub async fn open(options: &Options) -> Result<WebGpu> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let adapter = instance
@@ -167,23 +163,8 @@ impl WebGpu {
             return Err(Error::unsupported(format!("{} is a software GPU; use the CPU backend", about.name)));
         }
         let is_processor = options.is_processor.unwrap_or(software);
-        let wanted = [
-            // The kernels for processors use neither.
-            (options.subgroups && !is_processor, wgpu::Features::SUBGROUP),
-            (options.half_floats && !is_processor, wgpu::Features::SHADER_F16),
-            (options.profile, wgpu::Features::TIMESTAMP_QUERY),
-        ];
-        let mut features = wgpu::Features::empty();
-        for (_, feature) in wanted.iter().filter(|(wish, _)| *wish) {
-            features |= *feature & adapter.features();
-        }
-        let mut limits = wgpu::Limits::defaults();
         let max_binding = options.max_binding.unwrap_or(u64::MAX);
-        if max_binding > limits.max_storage_buffer_binding_size {
-            let most = adapter.limits();
-            limits.max_buffer_size = most.max_buffer_size;
-            limits.max_storage_buffer_binding_size = most.max_storage_buffer_binding_size;
-        }
+        let (features, limits) = (features(&adapter, options, is_processor), limits(&adapter, max_binding));
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("foreword"),
@@ -214,9 +195,8 @@ impl WebGpu {
             faults,
             memory,
             step,
-            angles: Vec::new(),
-            moves: Scratch::default(),
-            blocks: Scratch::default(),
+            angles: AngleTables::default(),
+            work: Default::default(),
             readings: ArrayVec::new(),
             n_sent: 0,
             spare: ArrayVec::new(),
@@ -237,7 +217,7 @@ impl WebGpu {
 
     /// Sends the step and begins to map rows of `source`.
     fn start_reading(&mut self, source: Buf, rows: &Range<usize>) -> Reading {
-        let matrix = &self.memory.bufs[source.0 as usize];
+        let matrix = &self.memory.bufs[source];
         let (id, row_bytes) = (matrix.buffer, matrix.cols as u64 * 4);
         let range = rows.start as u64 * row_bytes..rows.end as u64 * row_bytes;
         let size = (range.end - range.start).max(4);
@@ -265,15 +245,38 @@ impl WebGpu {
     }
 }
 
+/// What the adapter has of what is of use.
+fn features(adapter: &wgpu::Adapter, options: &Options, is_processor: bool) -> wgpu::Features {
+    let wanted = [
+        // The kernels for processors use neither.
+        (options.subgroups && !is_processor, wgpu::Features::SUBGROUP),
+        (options.half_floats && !is_processor, wgpu::Features::SHADER_F16),
+        (options.profile, wgpu::Features::TIMESTAMP_QUERY),
+    ];
+    let wanted = wanted.into_iter().filter(|(wish, _)| *wish).map(|(_, feature)| feature);
+    wanted.fold(wgpu::Features::empty(), |all, feature| all | (feature & adapter.features()))
+}
+
+/// What WebGPU guarantees, but for bindings, which may be as large as the adapter has them where `max_binding` is larger.
+fn limits(adapter: &wgpu::Adapter, max_binding: u64) -> wgpu::Limits {
+    let mut limits = wgpu::Limits::defaults();
+    if max_binding > limits.max_storage_buffer_binding_size {
+        let most = adapter.limits();
+        limits.max_buffer_size = most.max_buffer_size;
+        limits.max_storage_buffer_binding_size = most.max_storage_buffer_binding_size;
+    }
+    limits
+}
+
 /// Lets the device's callbacks fill `faults`.
 fn watch(device: &wgpu::Device, faults: &Faults) {
     let shared = faults.clone();
     device.on_uncaptured_error(Arc::new(move |error| {
         let found = match error {
             wgpu::Error::OutOfMemory { .. } => {
-                (Kind::OutOfMemory, "the GPU is out of memory; use a smaller model or a shorter context".to_string())
+                Error::out_of_memory("the GPU is out of memory; use a smaller model or a shorter context")
             }
-            other => (Kind::DeviceFault, format!("the GPU refused a command: {other}")),
+            other => Error::device_fault(format!("the GPU refused a command: {other}")),
         };
         shared.lock().error.get_or_insert(found);
     }));
@@ -296,7 +299,7 @@ impl Backend for WebGpu {
     }
 
     fn memory(&self) -> MemoryUse {
-        self.memory.used
+        self.memory.used()
     }
 
     fn kernel_times(&self) -> Vec<KernelTime> {
@@ -305,8 +308,11 @@ impl Backend for WebGpu {
     }
 
     /// Takes that much memory and gives it back: no GPU says how much it has.
-    fn room(&mut self, bytes: u64, largest: usize) -> Room<'_> {
+    fn room(&mut self, weights: u64, cache: &CacheSpec, largest: usize) -> RoomFuture<'_> {
+        let layer = cache.layer_bytes().max().unwrap_or(0);
+        let bytes = cache.layer_bytes().fold(weights, |sum, layer| sum.saturating_add(layer as u64));
         Box::pin(async move {
+            self.memory.check_size("a layer of the KV cache", layer)?;
             self.memory.check_size("a work buffer", largest)?;
             let scope = self.memory.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
             let probes = self.memory.probe(bytes);
@@ -318,7 +324,7 @@ impl Backend for WebGpu {
             match error {
                 None => Ok(()),
                 Some(_) => Err(Error::out_of_memory(format!(
-                    "the GPU has no room for {} MiB of weights; use a smaller model or the CPU",
+                    "the GPU has no room for {} MiB of weights and KV cache; use a smaller model, a shorter context or the CPU",
                     bytes >> 20
                 ))),
             }
@@ -339,86 +345,84 @@ impl Backend for WebGpu {
         Activity { pipelines: pipelines.len(), compile_ms: pipelines.compile_ms(), ..self.step.activity }
     }
 
+    fn begin_scope(&mut self) -> Scope {
+        self.memory.scopes.begin()
+    }
+
+    fn end_scope(&mut self) {
+        self.memory.scopes.end();
+    }
+
+    fn release(&mut self, scope: Scope) {
+        self.step.flush(&self.memory);
+        self.memory.release(scope);
+        for buffer in self.angles.release(|freqs| self.memory.bufs.contains(freqs)) {
+            self.memory.free(buffer);
+        }
+        self.step.forget_freed(&self.memory);
+    }
+
     fn new_weight(&mut self, ty: TensorType, rows: usize, cols: usize) -> Result<Weight> {
         let weight = self.memory.new_weight(ty, rows, cols)?;
         self.faults.check()?;
-        Ok(Weight(weight))
+        Ok(weight)
     }
 
     fn load_rows(&mut self, weight: Weight, first_row: usize, bytes: &[u8]) -> Result<()> {
-        self.memory.load_rows(weight.0, first_row, bytes)?;
+        self.memory.load_rows(weight, first_row, bytes)?;
         self.faults.check()
     }
 
     fn new_buf(&mut self, rows: usize, cols: usize) -> Result<Buf> {
         let buf = self.memory.new_buf(rows, cols)?;
         self.faults.check()?;
-        Ok(Buf(buf))
+        Ok(buf)
     }
 
     fn write(&mut self, buf: Buf, first_row: usize, data: &[f32]) -> Result<()> {
         if self.step.is_pending() {
             self.step.flush(&self.memory);
         }
-        self.memory.write(buf.0, first_row, data);
-        self.angles.retain(|angles| angles.freqs() != buf);
+        self.memory.write(buf, first_row, data);
+        self.angles.written(buf);
         self.faults.check()
     }
 
     fn new_operand(&mut self, rows: usize, cols: usize, _: &[Weight]) -> Result<Operand> {
         let operand = self.memory.new_operand(rows, cols)?;
         self.faults.check()?;
-        Ok(Operand(operand))
+        Ok(operand)
     }
 
-    fn new_cache(&mut self, shape: CacheShape) -> Result<Cache> {
-        let cache = self.memory.new_cache(shape)?;
+    fn new_cache(&mut self, spec: &CacheSpec) -> Result<Cache> {
+        let cache = self.memory.new_cache(spec)?;
         self.faults.check()?;
-        Ok(Cache(cache))
+        Ok(cache)
+    }
+
+    fn resize_cache(&mut self, cache: Cache, n_blocks: usize) -> Result<()> {
+        self.step.flush(&self.memory);
+        let resized = self.memory.resize_cache(cache, n_blocks);
+        self.step.forget_freed(&self.memory);
+        // What the device says of it is for the next step: a cache that shrinks may ignore its own errors, but no step's.
+        resized
+    }
+
+    fn resize_states(&mut self, cache: Cache, n_slots: usize) -> Result<()> {
+        self.step.flush(&self.memory);
+        let resized = self.memory.resize_states(cache, n_slots);
+        self.step.forget_freed(&self.memory);
+        resized
     }
 
     fn begin(&mut self, plan: &Plan) -> Result<()> {
         self.faults.check()?;
         self.step.begin(&mut self.memory, plan)?;
-        self.angles.iter_mut().for_each(record::Angles::forget);
+        self.angles.begin();
         Ok(())
     }
 
-    fn embed(&mut self, table: Weight, scale: f32, out: Buf) {
-        self.record_embed(table, scale, out);
-    }
-
-    fn norm(&mut self, op: &Norm) {
-        self.record_norm(op);
-    }
-
-    fn matmul(&mut self, x: Operand, rows: Rows, products: &[Product]) {
-        self.record_matmul(x, rows, products);
-    }
-
-    fn rope_append(&mut self, op: &RopeAppend) {
-        let recorded = self.record_rope_append(op);
-        self.note(recorded);
-    }
-
-    fn attend(&mut self, op: &Attend) {
-        let recorded = self.record_attend(op);
-        self.note(recorded);
-    }
-
-    fn gate(&mut self, op: &Gate) {
-        self.record_gate(op);
-    }
-
-    fn select(&mut self, op: &Select) {
-        let recorded = self.record_select(op);
-        self.note(recorded);
-    }
-
-    fn move_cells(&mut self, cache: Cache, moves: &[(u32, u32)]) {
-        let recorded = self.record_move_cells(cache, moves);
-        self.note(recorded);
-    }
+    recorded_ops!();
 
     fn runs_ahead(&self) -> bool {
         true
@@ -484,7 +488,7 @@ impl WebGpu {
     /// Keeps the error of an op that cannot report it, for the next call that can.
     fn note(&self, recorded: Result<()>) {
         if let Err(error) = recorded {
-            self.faults.lock().error.get_or_insert((error.kind(), error.to_string()));
+            self.faults.lock().error.get_or_insert(error);
         }
     }
 }

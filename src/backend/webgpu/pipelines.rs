@@ -42,7 +42,7 @@ impl Pipelines {
 
     /// The pipeline of a kernel.
     pub(super) fn get(&mut self, device: &wgpu::Device, kernel: Kernel) -> &wgpu::ComputePipeline {
-        // Once for each kernel; one that nobody prepared waits for the others, too.
+        // The thread sends its kernels one by one. A kernel that was not prepared waits until it has sent all.
         while !self.made.contains_key(&kernel) {
             let Some((kernel, pipeline)) = self.background.next() else { break };
             self.made.insert(kernel, pipeline);

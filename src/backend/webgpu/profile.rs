@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Dispatches that get timestamps until these are collected, of up to two submits; the rest go unmeasured. Twice as many is the
-/// most that a query set of WebGPU may hold.
+/// Dispatches that are measured before timestamps are collected; what comes beyond is not. Each takes two timestamps, and a query
+/// set of WebGPU holds no more.
 const MAX: u32 = 2048;
 
 /// Reads between two steps that are measured.

@@ -1,44 +1,27 @@
 //! Ops as dispatches: which kernel, constants and buffers each one takes.
 
+use super::super::gpu::{
+    LayerData, Recorder, Routes, StepPlan, Work, activation, cell_words, group_of, tile_of_experts,
+};
 use super::super::{
-    Activation, Attend, Buf, Cache, CacheShape, Gate, Norm, Operand, Product, RopeAppend, RopePairs, Rows, Select,
-    Weight, Workload,
+    Attend, Buf, Cache, Gate, GatedNorm, Norm, Operand, Product, ReadCells, RopeAppend, RopePairs, Rows, Stack,
+    Temperature, Weight, Workload,
 };
 use super::WebGpu;
 use super::link::{Kernel, MAX_QUERIES};
 use super::memory::{BufferId, Part};
 use crate::error::Result;
 use crate::quant::panels::{GROUP_COLS, Layout, PANEL};
+use std::ops::Range;
 
 /// Products of a dispatch; the fixed size of an array in `shaders/epilogue.wgsl`.
 const MAX_PRODUCTS: usize = 3;
 
+/// Most pairs of a row and an expert that a workgroup takes.
+const MAX_TILE: usize = 8;
+
 /// Threads of a workgroup.
 const THREADS: usize = 64;
-
-/// Blocks of columns that the logits of a row are cut into: few enough for one workgroup to search, and to count in 16 bits.
-const MAX_BLOCKS: usize = 4096;
-
-/// Cosines and sines `[n, rope_dim / 2]` of a step's positions, made on the host: WGSL promises no accuracy for large
-/// angles.
-pub(super) struct Angles {
-    freqs: Buf,
-    rope_dim: usize,
-    magnitude: u32,
-    buffer: BufferId,
-    rows: usize,
-    filled: bool,
-}
-
-impl Angles {
-    pub(super) fn forget(&mut self) {
-        self.filled = false;
-    }
-
-    pub(super) fn freqs(&self) -> Buf {
-        self.freqs
-    }
-}
 
 /// A part of a product that becomes one entry of a dispatch.
 struct Piece<'a> {
@@ -47,63 +30,72 @@ struct Piece<'a> {
     layout: Layout,
 }
 
-/// Query heads of an attention tile: those that share a key/value head, or an equal part of them.
-fn group_of(n_heads: usize, n_kv_heads: usize) -> usize {
-    let sharing = n_heads / n_kv_heads.max(1);
-    (1..=sharing.min(MAX_QUERIES)).rev().find(|g| sharing.is_multiple_of(*g)).unwrap_or(1)
-}
-
 impl WebGpu {
-    fn buffer(&self, buf: Buf) -> BufferId {
-        self.memory.bufs[buf.0 as usize].buffer
-    }
-
-    fn buffer_or_dummy(&self, buf: Option<Buf>) -> BufferId {
-        buf.map_or(self.step.dummies[0], |b| self.buffer(b))
-    }
-
-    pub(super) fn record_embed(&mut self, table: Weight, scale: f32, out: Buf) {
-        let n = self.step.n_rows(Rows::All) as u32;
-        let (plan, out) = (self.step.plan_buffer(), self.buffer(out));
-        let weight = &self.memory.weights[table.0 as usize];
+    pub(super) fn record_embed(&mut self, table: Weight, scale: f32, out: Buf) -> Result<()> {
+        let n = self.step.plan.n_rows(Rows::All) as u32;
+        let (plan, out) = (self.step.plan_buffer(), self.place(out));
+        let weight = &self.memory.weights[table];
         let groups = weight.cols.div_ceil(GROUP_COLS);
         let grid = [(groups * 2).div_ceil(THREADS) as u32, n, 1];
-        let chosen = self.step.plan.chosen;
-        let chosen_cols = chosen.map_or(0, |buf| self.memory.bufs[buf.0 as usize].cols);
-        let chosen = self.buffer_or_dummy(chosen);
+        let chosen = self.step.plan.get().chosen;
+        let chosen_cols = chosen.map_or(0, |buf| self.memory.bufs[buf].cols);
+        let chosen = self.place_or_none(chosen);
         for part in &weight.parts {
             let [first, rows, at] = [part.rows.start, part.rows.len(), part.at].map(|v| v as u32);
             let params = [first, rows, at, groups as u32, weight.cols as u32, scale.to_bits(), chosen_cols as u32];
             let kernel = Kernel::Embed { layout: weight.layout };
             self.step.record(&self.memory, kernel, &params, &[plan, part.buffer, chosen, out], grid);
         }
+        Ok(())
     }
 
-    pub(super) fn record_norm(&mut self, op: &Norm) {
-        let (dim, out) = (self.memory.bufs[op.x.0 as usize].cols, &self.memory.operands[op.out.0 as usize]);
+    pub(super) fn record_norm(&mut self, op: &Norm) -> Result<()> {
+        let (dim, out) = (self.memory.bufs[op.x].cols, op.out.map(|out| &self.memory.operands[out]));
         let post = op.delta.and_then(|d| d.norm);
-        let flags =
-            u32::from(op.delta.is_some()) | u32::from(post.is_some()) << 1 | u32::from(op.rows == Rows::Outputs) << 2;
-        let scale = op.delta.map_or(0.0, |d| d.scale);
-        let params = [dim as u32, out.stride as u32, flags, op.eps.to_bits(), scale.to_bits()];
+        let (weight, bias) = (op.norm.map(|n| n.weight), op.norm.and_then(|n| n.bias));
+        let (centered, replaces) = op.norm.map_or((false, false), |n| (n.centered, n.replaces));
+        let (has_delta, is_outputs, no_out) = (op.delta.is_some(), op.rows == Rows::Outputs, out.is_none());
+        let (replaces, no_norm) = (replaces || no_out, op.norm.is_none());
+        let flags = [has_delta, post.is_some(), is_outputs, centered, bias.is_some(), replaces, no_norm, no_out];
+        let flags = flags.into_iter().rev().fold(0, |bits, flag| bits << 1 | u32::from(flag));
+        let [scale, gain] = op.delta.map_or([0.0, 1.0], |d| [d.scale, d.gain]);
+        let first = self.step.plan.get().places(op.rows).start;
+        let stride = out.map_or(dim, |out| out.stride);
+        let params =
+            [dim as u32, stride as u32, flags, op.eps.to_bits(), scale.to_bits(), gain.to_bits(), first as u32];
         let buffers = [
             self.step.plan_buffer(),
-            self.buffer(op.x),
-            self.buffer(op.weight),
-            self.buffer_or_dummy(op.delta.map(|d| d.buf)),
-            self.buffer_or_dummy(post),
-            out.buffer,
+            self.place(op.x),
+            self.place_or_none(weight),
+            self.place_or_none(op.delta.map(|d| d.buf)),
+            self.place_or_none(post),
+            self.place_or_none(bias),
+            out.map_or(self.step.dummies[1], |out| out.buffer),
         ];
-        let n = self.step.n_rows(op.rows) as u32;
+        let n = self.step.plan.n_rows(op.rows) as u32;
         self.step.record(&self.memory, Kernel::Norm, &params, &buffers, [n, 1, 1]);
+        Ok(())
     }
 
-    pub(super) fn record_matmul(&mut self, x: Operand, rows: Rows, products: &[Product]) {
+    pub(super) fn record_pack(&mut self, x: Buf, rows: Rows, out: Operand) -> Result<()> {
+        let (dim, out) = (self.memory.bufs[x].cols, &self.memory.operands[out]);
+        let Range { start, end } = self.step.plan.get().places(rows);
+        let params = [dim, out.stride, usize::from(rows == Rows::Outputs), start].map(|v| v as u32);
+        let buffers = [self.step.plan_buffer(), self.place(x), out.buffer];
+        let grid = [dim.div_ceil(THREADS) as u32, (end - start) as u32, 1];
+        self.step.record(&self.memory, Kernel::Pack, &params, &buffers, grid);
+        Ok(())
+    }
+
+    pub(super) fn record_matmul(&mut self, x: Operand, rows: Rows, products: &[Product]) -> Result<()> {
+        if self.step.plan.n_rows(rows) == 0 {
+            return Ok(());
+        }
         let weights = &self.memory.weights;
         let pieces: Vec<Piece<'_>> = products
             .iter()
             .flat_map(|product| {
-                let weight = &weights[product.weight.0 as usize];
+                let weight = &weights[product.weight];
                 weight.parts.iter().map(move |part| Piece { product, part, layout: weight.layout })
             })
             .collect();
@@ -120,6 +112,7 @@ impl WebGpu {
         for (kernel, params, buffers, grid) in records {
             self.step.record(&self.memory, kernel, &params, &buffers, grid);
         }
+        Ok(())
     }
 
     fn dispatch_of(
@@ -127,20 +120,20 @@ impl WebGpu {
         x: Operand,
         rows: Rows,
         pieces: &[Piece<'_>],
-    ) -> (Kernel, [u32; 26], [BufferId; 8], [u32; 3]) {
-        let n = self.step.n_rows(rows);
-        let x = &self.memory.operands[x.0 as usize];
+    ) -> (Kernel, [u32; 28], [BufferId; 8], [u32; 3]) {
+        let n = self.step.plan.n_rows(rows);
+        let x = &self.memory.operands[x];
         let dummies = &self.step.dummies;
-        let mut params = [0; 26];
+        let mut params = [0; 28];
         let mut buffers =
             [x.buffer, pieces[0].part.buffer, dummies[1], dummies[2], dummies[3], dummies[0], dummies[0], dummies[0]];
         let mut end = 0;
         for i in 0..MAX_PRODUCTS {
             if let Some(piece) = pieces.get(i) {
-                let (out, epilogue) = (&self.memory.bufs[piece.product.out.0 as usize], piece.product.epilogue);
+                let (out, epilogue) = (&self.memory.bufs[piece.product.out], piece.product.epilogue);
                 end += piece.part.rows.len().div_ceil(PANEL);
                 buffers[2 + i] = out.buffer;
-                buffers[5 + i] = self.buffer_or_dummy(epilogue.bias);
+                buffers[5 + i] = self.place_or_none(epilogue.bias);
                 let flags = u32::from(epilogue.bias.is_some()) | u32::from(epilogue.accumulate) << 1;
                 let words =
                     [end, piece.part.at, piece.part.rows.len(), piece.part.rows.start, out.cols].map(|v| v as u32);
@@ -156,6 +149,9 @@ impl WebGpu {
         }
         params[24] = (x.stride / GROUP_COLS) as u32;
         params[25] = u32::from(rows == Rows::Outputs);
+        if let Rows::Run { start, end } = rows {
+            params[26..].copy_from_slice(&[start, end]);
+        }
         let kernel = self.product(pieces[0].layout, n);
         let grid = match kernel {
             Kernel::Matvec { .. } => [end.div_ceil(16), n],
@@ -180,126 +176,110 @@ impl WebGpu {
 
     /// Kernels of an answer to a prompt; rarer ones are compiled when they are used.
     pub(super) fn kernels_of(&self, workload: &Workload) -> Vec<Kernel> {
-        let Workload { types, cache, n_heads } = workload;
+        let Workload { types, attention } = workload;
         let layouts = types.iter().map(|&ty| Layout::of(ty));
         let mut kernels: Vec<Kernel> = layouts.clone().take(1).map(|layout| Kernel::Embed { layout }).collect();
-        kernels.extend([Kernel::Norm, Kernel::RopeAppend { cells: cache.ty }]);
+        kernels.push(Kernel::Norm);
         // A long prompt, a short one, an answer.
         kernels.extend(layouts.flat_map(|layout| [64, 32, 1].map(|n| self.product(layout, n))));
-        let group = group_of(*n_heads, cache.n_kv_heads);
-        for tokens in [MAX_QUERIES / group, 1] {
-            let (queries, quads) = ((tokens * group) as u8, (cache.head_dim / 4) as u8);
-            kernels.push(Kernel::Attend { cells: cache.ty, queries, quads });
+        for (n_heads, shape) in attention {
+            kernels.push(Kernel::RopeAppend { cells: shape.ty });
+            let group = group_of(*n_heads, shape.n_kv_heads, MAX_QUERIES);
+            for tokens in [MAX_QUERIES / group, 1] {
+                let (queries, quads) = ((tokens * group) as u8, (shape.head_dim / 4) as u8);
+                kernels.push(Kernel::Attend { cells: shape.ty, queries, quads });
+            }
         }
         kernels.extend([Kernel::Gate, Kernel::SelectBlocks, Kernel::Select]);
         kernels
     }
 
-    fn shape(&self, cache: Cache) -> CacheShape {
-        self.memory.caches[cache.0 as usize].shape
+    /// Keys and values of a layer.
+    fn cells(&self, cache: Cache, layer: usize) -> LayerData<BufferId> {
+        self.memory.caches[cache].layer(layer)
     }
 
-    /// The buffer of this step's angles, filled.
+    /// The buffer of this step's angles, filled: they are made on the host, since WGSL promises no accuracy for large angles.
     fn angles(&mut self, op: &RopeAppend) -> Result<BufferId> {
-        let positions = &self.step.plan.positions;
-        let found = |a: &Angles| (a.freqs, a.rope_dim, a.magnitude) == (op.freqs, op.rope_dim, op.magnitude.to_bits());
-        let index = match self.angles.iter().position(|a| found(a) && a.rows >= positions.len()) {
-            Some(index) => index,
-            None => {
-                let rows = positions.len().next_power_of_two();
-                let buffer = self.memory.storage("rotary angles", rows * op.rope_dim * 4)?;
-                self.angles.retain(|a| !found(a));
-                let magnitude = op.magnitude.to_bits();
-                self.angles.push(Angles {
-                    freqs: op.freqs,
-                    rope_dim: op.rope_dim,
-                    magnitude,
-                    buffer,
-                    rows,
-                    filled: false,
-                });
-                self.angles.len() - 1
-            }
-        };
-        let angles = &mut self.angles[index];
-        if !angles.filled {
-            let freqs = &self.memory.bufs[op.freqs.0 as usize].host;
-            let mut bytes = Vec::with_capacity(positions.len() * op.rope_dim * 4);
-            for &position in positions {
+        let bytes = self.step.plan.n_rows(Rows::All) * op.rope_dim * 4;
+        let angles = self.angles.of(op);
+        let buffer = self.step.scratch(&mut self.memory, &mut angles.memory, bytes)?;
+        if !std::mem::replace(&mut angles.filled, true) {
+            let freqs = &self.memory.bufs[op.freqs].host;
+            let mut values = Vec::with_capacity(bytes);
+            for &position in &self.step.plan.get().positions {
                 for &freq in &freqs[..op.rope_dim / 2] {
                     let (sin, cos) = (f64::from(position) * f64::from(freq)).sin_cos();
-                    bytes.extend((cos as f32 * op.magnitude).to_le_bytes());
-                    bytes.extend((sin as f32 * op.magnitude).to_le_bytes());
+                    values.extend((cos as f32 * op.magnitude).to_le_bytes());
+                    values.extend((sin as f32 * op.magnitude).to_le_bytes());
                 }
             }
-            self.memory.queue.write_buffer(self.memory.buffer(angles.buffer), 0, &bytes);
-            angles.filled = true;
+            self.memory.queue.write_buffer(self.memory.buffer(buffer), 0, &values);
         }
-        Ok(angles.buffer)
+        Ok(buffer)
     }
 
     pub(super) fn record_rope_append(&mut self, op: &RopeAppend) -> Result<()> {
         let angles = self.angles(op)?;
-        let shape = self.shape(op.cache);
+        let LayerData { shape, place: cells } = self.cells(op.cache, op.layer);
         let flags = u32::from(op.pairs == RopePairs::Adjacent)
             | u32::from(op.q_norm.is_some()) << 1
             | u32::from(op.k_norm.is_some()) << 2
-            | u32::from(op.q.is_none()) << 3;
+            | u32::from(op.q.is_none()) << 3
+            | u32::from(op.norm_last) << 4
+            | u32::from(op.norm_values) << 5;
+        let Temperature { scale, length } = op.temperature.unwrap_or(Temperature { scale: 0.0, length: 1 });
         let words = [op.n_heads, shape.n_kv_heads, shape.head_dim, op.rope_dim / 2].map(|v| v as u32);
-        let params = [words[0], words[1], words[2], words[3], flags, op.eps.to_bits()];
+        let params = [words[0], words[1], words[2], words[3], flags, op.eps.to_bits(), scale.to_bits(), length];
         let buffers = [
             self.step.plan_buffer(),
-            op.q.map_or(self.step.dummies[1], |q| self.buffer(q)),
-            self.buffer(op.k),
-            self.buffer(op.v),
-            self.buffer_or_dummy(op.q_norm),
-            self.buffer_or_dummy(op.k_norm),
+            op.q.map_or(self.step.dummies[1], |q| self.place(q)),
+            self.place_or_none(op.kv.map(|[k, _]| k)),
+            self.place_or_none(op.kv.map(|[_, v]| v)),
+            self.place_or_none(op.q_norm),
+            self.place_or_none(op.k_norm),
             angles,
-            self.memory.caches[op.cache.0 as usize].layers[op.layer],
+            cells,
         ];
-        let heads = 2 * shape.n_kv_heads + if op.q.is_some() { op.n_heads } else { 0 };
-        let grid = [heads as u32, self.step.n_rows(Rows::All) as u32, 1];
+        let heads = op.kv.map_or(0, |_| 2 * shape.n_kv_heads) + op.q.map_or(0, |_| op.n_heads);
+        let grid = [heads as u32, self.step.plan.n_rows(Rows::All) as u32, 1];
         self.step.record(&self.memory, Kernel::RopeAppend { cells: shape.ty }, &params, &buffers, grid);
         Ok(())
     }
 
     pub(super) fn record_attend(&mut self, op: &Attend) -> Result<()> {
-        let shape = self.shape(op.cache);
-        let group = group_of(op.n_heads, shape.n_kv_heads);
+        let LayerData { shape, place: cells } = self.cells(op.cache, op.layer);
+        let group = group_of(op.n_heads, shape.n_kv_heads, MAX_QUERIES);
         let (n_tiles, longest) = self.step.cut_tiles(&mut self.memory, MAX_QUERIES / group)?;
-        let out = &self.memory.operands[op.out.0 as usize];
+        let out = &self.memory.operands[op.out];
         let words = [op.n_heads, shape.n_kv_heads, group, shape.head_dim, out.stride].map(|v| v as u32);
-        let mut params = [0; 8];
+        let mut params = [0; 11];
         params[..5].copy_from_slice(&words);
-        params[5..].copy_from_slice(&[op.window.unwrap_or(0), op.scale.to_bits(), op.softcap.to_bits()]);
-        let cells = self.memory.caches[op.cache.0 as usize].layers[op.layer];
-        let buffers = [self.step.plan_buffer(), self.buffer(op.q), cells, out.buffer];
+        params[5..8].copy_from_slice(&[op.window.unwrap_or(0), op.scale.to_bits(), op.softcap.to_bits()]);
+        params[8..].copy_from_slice(&[op.centered, op.sinks.is_some(), op.gate.is_some()].map(u32::from));
+        let (sinks, gate) = (self.place_or_none(op.sinks), self.place_or_none(op.gate));
+        let buffers = [self.step.plan_buffer(), self.place(op.q), cells, out.buffer, sinks, gate];
         let kernel =
             Kernel::Attend { cells: shape.ty, queries: (longest * group) as u8, quads: (shape.head_dim / 4) as u8 };
         self.step.record(&self.memory, kernel, &params, &buffers, [(op.n_heads / group) as u32, n_tiles as u32, 1]);
         Ok(())
     }
 
-    pub(super) fn record_gate(&mut self, op: &Gate) {
-        let (dim, out) = (self.memory.bufs[op.gate.0 as usize].cols, &self.memory.operands[op.out.0 as usize]);
-        let params = [dim as u32, out.stride as u32, u32::from(op.activation == Activation::GeluTanh)];
-        let buffers = [self.buffer(op.gate), self.buffer(op.up), out.buffer];
-        let grid = [dim.div_ceil(THREADS) as u32, self.step.n_rows(Rows::All) as u32, 1];
-        self.step.record(&self.memory, Kernel::Gate, &params, &buffers, grid);
+    pub(super) fn record_gated_norm(&mut self, op: &GatedNorm) -> Result<()> {
+        let (dim, out) = (self.memory.bufs[op.x].cols, &self.memory.operands[op.out]);
+        let params = [dim as u32, out.stride as u32, op.group as u32, u32::from(op.gate_first), op.eps.to_bits()];
+        let buffers = [self.place(op.x), self.place(op.gate), self.place(op.weight), out.buffer];
+        let grid = [(dim / op.group) as u32, self.step.plan.n_rows(Rows::All) as u32, 1];
+        self.step.record(&self.memory, Kernel::GatedNorm, &params, &buffers, grid);
+        Ok(())
     }
 
-    pub(super) fn record_select(&mut self, op: &Select) -> Result<()> {
-        let (n, out) = (self.memory.bufs[op.logits.0 as usize].cols, &self.memory.bufs[op.out.0 as usize]);
-        let (n_rows, k) = (self.step.n_rows(Rows::Outputs), out.cols / 2);
-        let block = n.div_ceil(MAX_BLOCKS).next_power_of_two().max(64);
-        let n_blocks = n.div_ceil(block);
-        let blocks = self.memory.scratch(&mut self.blocks, "maxima", out.rows * n_blocks * 8)?;
-        let params = [n, block, n_blocks, k].map(|v| v as u32);
-        let (logits, out) = (self.buffer(op.logits), self.buffer(op.out));
-        let grid = [n_blocks.div_ceil(THREADS) as u32, n_rows as u32, 1];
-        self.step.record(&self.memory, Kernel::SelectBlocks, &params[..3], &[logits, blocks], grid);
-        let grid = [n_rows as u32, 1, 1];
-        self.step.record(&self.memory, Kernel::Select, &params, &[logits, blocks, out], grid);
+    pub(super) fn record_read_cells(&mut self, op: &ReadCells) -> Result<()> {
+        let LayerData { shape, place: cells } = self.cells(op.cache, op.layer);
+        let params = [shape.n_kv_heads, shape.head_dim].map(|v| v as u32);
+        let buffers = [self.step.plan_buffer(), cells, self.place(op.k), self.place(op.v)];
+        let grid = [2 * shape.n_kv_heads as u32, self.step.plan.n_rows(Rows::All) as u32, 1];
+        self.step.record(&self.memory, Kernel::ReadCells { cells: shape.ty }, &params, &buffers, grid);
         Ok(())
     }
 
@@ -308,14 +288,105 @@ impl WebGpu {
             [moves.len() as u32].into_iter().chain(moves.iter().flat_map(|&(from, to)| [from, to])).collect();
         // Overwritten only after what reads it was sent.
         self.step.flush(&self.memory);
-        let buffer = self.memory.scratch(&mut self.moves, "moves", list.len() * 4)?;
+        let buffer = self.scratch(Work::Moves, list.len() * 4)?;
         self.memory.queue.write_buffer(self.memory.buffer(buffer), 0, &super::step::bytes(&list));
-        let data = &self.memory.caches[cache.0 as usize];
-        let words = data.cell_words();
-        for layer in data.layers.clone() {
+        for layer in &self.memory.caches[cache].layers {
+            let words = cell_words(&layer.shape);
             let grid = [words.div_ceil(THREADS) as u32, 1, 1];
-            self.step.record(&self.memory, Kernel::MoveCells, &[words as u32], &[buffer, layer], grid);
+            self.step.record(&self.memory, Kernel::MoveCells, &[words as u32], &[buffer, layer.place], grid);
         }
         Ok(())
+    }
+}
+
+impl Recorder for WebGpu {
+    type Place = BufferId;
+    type Kernel = Kernel;
+
+    const SHORT_CONV: Kernel = Kernel::ShortConv;
+    const LINEAR_ROWS: Kernel = Kernel::LinearRows;
+    const LINEAR_ATTEND: Kernel = Kernel::LinearAttend;
+    const ROUTE: Kernel = Kernel::Route;
+    const SUM_EXPERTS: Kernel = Kernel::SumExperts;
+    const SELECT_BLOCKS: Kernel = Kernel::SelectBlocks;
+    const SELECT: Kernel = Kernel::Select;
+
+    const THREADS: usize = THREADS;
+    const BLOCKS_OF_GROUP: usize = THREADS;
+
+    fn plan(&self) -> &StepPlan {
+        &self.step.plan
+    }
+
+    fn plan_place(&self) -> BufferId {
+        self.step.plan_buffer()
+    }
+
+    fn place(&self, buf: Buf) -> BufferId {
+        self.memory.bufs[buf].buffer
+    }
+
+    fn place_or_none(&self, buf: Option<Buf>) -> BufferId {
+        buf.map_or(self.step.dummies[0], |b| self.place(b))
+    }
+
+    fn shape(&self, buf: Buf) -> (usize, usize) {
+        let matrix = &self.memory.bufs[buf];
+        (matrix.rows, matrix.cols)
+    }
+
+    fn states(&self, cache: Cache, layer: usize) -> BufferId {
+        self.memory.caches[cache].states(layer)
+    }
+
+    fn scratch(&mut self, work: Work, bytes: usize) -> Result<BufferId> {
+        self.step.scratch(&mut self.memory, &mut self.work[work as usize], bytes)
+    }
+
+    fn record(&mut self, kernel: Kernel, buffers: &[BufferId], words: &[u32], groups: [usize; 3]) {
+        self.step.record(&self.memory, kernel, words, buffers, groups.map(|n| n as u32));
+    }
+
+    fn record_gate_of(&mut self, op: &Gate, n: usize) {
+        let (dim, out) = (self.memory.bufs[op.gate].cols, &self.memory.operands[op.out]);
+        let params = [dim as u32, out.stride as u32, activation(op.activation), u32::from(op.up.is_some())];
+        let buffers = [self.place(op.gate), self.place_or_none(op.up), out.buffer];
+        let grid = [dim.div_ceil(THREADS) as u32, n as u32, 1];
+        self.step.record(&self.memory, Kernel::Gate, &params, &buffers, grid);
+    }
+
+    fn tile_of(&self, n_pairs: usize, n_experts: usize) -> usize {
+        tile_of_experts(n_pairs, n_experts, MAX_TILE)
+    }
+
+    fn record_sort(&mut self, routes: &Routes<BufferId>) {
+        let words = [routes.n_experts, routes.used, routes.tile].map(|v| v as u32);
+        self.record(Kernel::SortExperts, &[routes.chosen, routes.tiles], &words, [1; 3]);
+    }
+
+    fn record_stack(&mut self, stack: &Stack, (x, share): (Operand, usize), out: Buf, routes: &Routes<BufferId>) {
+        let weight = &self.memory.weights[stack.weight];
+        let x = &self.memory.operands[x];
+        let (n_panels, groups) = (Stack::pitch(stack.rows) / PANEL, x.stride / GROUP_COLS);
+        let flags =
+            u32::from(stack.bias.is_some()) | u32::from(stack.scale.is_some()) << 1 | u32::from(routes.tile > 1) << 2;
+        let kernel = Kernel::Experts { layout: weight.layout, tokens: routes.tile as u8 };
+        for part in &weight.parts {
+            let panels = [part.rows.start / PANEL, part.rows.end.div_ceil(PANEL), part.at];
+            let words = [groups, n_panels, stack.rows, routes.used, share, panels[0], panels[1], panels[2]];
+            let mut params = [flags; 9];
+            params[..8].copy_from_slice(&words.map(|v| v as u32));
+            let buffers = [
+                x.buffer,
+                part.buffer,
+                self.place(out),
+                routes.chosen,
+                routes.tiles,
+                self.place_or_none(stack.bias),
+                self.place_or_none(stack.scale),
+            ];
+            let grid = [n_panels as u32, routes.n_tiles as u32, 1];
+            self.step.record(&self.memory, kernel, &params, &buffers, grid);
+        }
     }
 }

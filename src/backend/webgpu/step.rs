@@ -3,7 +3,8 @@
 //! A dispatch is a kernel, its constants and its buffers; what depends on the batch (row counts, the plan) lies in two
 //! buffers that all kernels share. So bind groups are made once and found again at every step.
 
-use super::super::{Activity, BLOCK, Plan};
+use super::super::gpu::{Scratch, StepPlan};
+use super::super::{Activity, Plan};
 use super::link::Kernel;
 use super::memory::{BufferId, Memory};
 use super::pipelines::Pipelines;
@@ -31,32 +32,36 @@ struct Dispatch {
     grid: [u32; 3],
 }
 
-/// Space for kernels' constants; each takes a slot of 256 bytes, the coarsest alignment of a uniform binding.
-struct Slots {
-    buffer: wgpu::Buffer,
-    used: u64,
-}
+/// Where a kernel's constants lie: a buffer and the first of [`SLOT`] bytes.
+type Slot = (wgpu::Buffer, u64);
 
+/// Bytes of a slot: the coarsest alignment of a uniform binding.
 const SLOT: u64 = 256;
+
+/// Slots of a buffer.
 const SLOTS: u64 = 256;
+
+/// Bind groups that are kept: more than any model has for all numbers of rows. Runs of rows may be any, and each has its own.
+const MAX_GROUPS: usize = 1 << 14;
+
+/// A bind group, and where its constants lie.
+struct Bound {
+    group: wgpu::BindGroup,
+    slot: Slot,
+}
 
 /// See the module text.
 pub(super) struct Step {
     pub(super) pipelines: Pipelines,
-    groups: HashMap<Key, wgpu::BindGroup>,
-    slots: Option<Slots>,
+    groups: HashMap<Key, Bound>,
+    /// Slots that no bind group has.
+    free_slots: Vec<Slot>,
     /// `Step` of `shaders/step.wgsl`.
     header: wgpu::Buffer,
+    pub(super) plan: StepPlan,
+    /// Its words on the device.
+    words: Scratch<BufferId>,
     plan_buffer: BufferId,
-    plan_len: usize,
-    pub(super) plan: Plan,
-    words: Vec<u32>,
-    /// Offsets of `words`, in the order of `Step` in the shader.
-    offsets: [u32; 9],
-    /// Whether `words` must be written again, and the tokens a tile they hold.
-    stale: bool,
-    tile: usize,
-    tiles: Vec<Range<usize>>,
     dispatches: Vec<Dispatch>,
     /// Bound in places that a kernel declares and does not use: one read, three written.
     pub(super) dummies: [BufferId; 4],
@@ -77,25 +82,20 @@ impl Step {
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        let plan_len = 16 << 10;
-        let plan_buffer = memory.storage("the plan", plan_len)?;
-        let mut dummies = [0; 4];
+        let mut words = Scratch::default();
+        let (plan_buffer, _) = words.at_least(16 << 10, |bytes| memory.work(bytes))?;
+        let mut dummies = [plan_buffer; 4];
         for dummy in &mut dummies {
-            *dummy = memory.storage("nothing", 16)?;
+            *dummy = memory.work(16)?;
         }
         Ok(Step {
             pipelines,
             groups: HashMap::new(),
-            slots: None,
+            free_slots: Vec::new(),
             header,
+            plan: StepPlan::default(),
+            words,
             plan_buffer,
-            plan_len,
-            plan: Plan::default(),
-            words: Vec::new(),
-            offsets: [0; 9],
-            stale: false,
-            tile: 0,
-            tiles: Vec::new(),
             dispatches: Vec::new(),
             dummies,
             activity: Activity::default(),
@@ -110,61 +110,29 @@ impl Step {
     /// Takes a new plan; what was recorded for the one before is sent.
     pub(super) fn begin(&mut self, memory: &mut Memory, plan: &Plan) -> Result<()> {
         self.flush(memory);
-        self.plan.clone_from(plan);
-        self.tile = 0;
-        self.lay_out(memory)
+        self.plan.begin(plan);
+        self.make_room(memory)
     }
 
     /// Cuts the rows into attention tiles of at most `n` tokens of one sequence; returns the number of tiles and the length
     /// of the longest.
     pub(super) fn cut_tiles(&mut self, memory: &mut Memory, n: usize) -> Result<(usize, usize)> {
-        if self.tile != n {
-            if self.tile != 0 {
-                self.flush(memory);
-            }
-            self.tile = n;
-            self.tiles.clear();
-            for (i, span) in self.plan.spans.iter().enumerate() {
-                match self.tiles.last_mut() {
-                    Some(tile) if tile.len() < n && self.plan.spans[tile.start].table == span.table => tile.end = i + 1,
-                    _ => self.tiles.push(i..i + 1),
-                }
-            }
-            self.lay_out(memory)?;
+        if let Some(tiles) = self.plan.tiles(n) {
+            return Ok(tiles);
         }
-        Ok((self.tiles.len(), self.tiles.iter().map(Range::len).max().unwrap_or(1)))
+        if self.plan.has_tiles() {
+            self.flush(memory);
+        }
+        let tiles = self.plan.cut(n);
+        self.make_room(memory)?;
+        Ok(tiles)
     }
 
-    /// Lays the plan out in words.
-    fn lay_out(&mut self, memory: &mut Memory) -> Result<()> {
-        let (plan, words) = (&self.plan, &mut self.words);
-        words.clear();
-        let mut offsets = ArrayVec::<u32, 9>::from_iter([plan.tokens.len() as u32, plan.outputs.len() as u32]);
-        let spans = plan.spans.iter().flat_map(|s| [s.table, s.prefix, s.extra, s.n_extra]);
-        let tiles = self.tiles.iter().filter(|_| self.tile > 0).flat_map(|t| [t.start as u32, t.len() as u32]);
-        let parts: [&mut dyn Iterator<Item = u32>; 7] = [
-            &mut plan.tokens.iter().copied(),
-            &mut plan.cells.iter().copied(),
-            &mut { spans },
-            &mut plan.blocks.iter().copied(),
-            &mut plan.extras.iter().copied(),
-            &mut plan.outputs.iter().copied(),
-            &mut { tiles },
-        ];
-        for part in parts {
-            offsets.push(words.len() as u32);
-            words.extend(part);
-        }
-        self.offsets = offsets.into_inner().unwrap_or_default();
-        self.stale = true;
-        // With room for as many tiles as rows: they come when dispatches that bind this buffer are recorded already.
-        let tiles = if self.tile > 0 { self.tiles.len() } else { 0 };
-        let needed = (words.len() + 2 * (plan.tokens.len() - tiles)) * 4;
-        if needed > self.plan_len {
-            self.plan_len = needed.next_power_of_two();
-            self.plan_buffer = memory.storage("the plan", self.plan_len)?;
-            self.groups.clear();
-        }
+    /// Makes the plan's buffer large enough.
+    fn make_room(&mut self, memory: &mut Memory) -> Result<()> {
+        let mut words = self.words;
+        self.plan_buffer = self.scratch(memory, &mut words, self.plan.bytes())?;
+        self.words = words;
         Ok(())
     }
 
@@ -180,37 +148,39 @@ impl Step {
         if grid.contains(&0) {
             return;
         }
+        if self.groups.len() == MAX_GROUPS {
+            self.flush(memory);
+            self.free_slots.extend(self.groups.drain().map(|(_, bound)| bound.slot));
+        }
         let pipeline = self.pipelines.get(&memory.device, kernel).clone();
         let key = Key { kernel, params: params.iter().copied().collect(), buffers: buffers.iter().copied().collect() };
         let group = match self.groups.get(&key) {
-            Some(group) => group.clone(),
+            Some(bound) => bound.group.clone(),
             None => {
-                let group = self.bind(memory, &pipeline, &key);
-                self.groups.insert(key, group.clone());
+                let bound = self.bind(memory, &pipeline, &key);
+                let group = bound.group.clone();
+                self.groups.insert(key, bound);
                 group
             }
         };
         self.dispatches.push(Dispatch { kernel, pipeline, group, grid });
     }
 
-    fn bind(&mut self, memory: &Memory, pipeline: &wgpu::ComputePipeline, key: &Key) -> wgpu::BindGroup {
-        let slots = match &mut self.slots {
-            Some(slots) if slots.used < SLOTS => slots,
-            slots => slots.insert(Slots {
-                buffer: memory.device.create_buffer(&wgpu::BufferDescriptor {
-                    label: Some("constants"),
-                    size: SLOT * SLOTS,
-                    usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-                    mapped_at_creation: false,
-                }),
-                used: 0,
-            }),
-        };
-        let offset = slots.used * SLOT;
-        slots.used += 1;
-        memory.queue.write_buffer(&slots.buffer, offset, &bytes(&key.params));
+    fn bind(&mut self, memory: &Memory, pipeline: &wgpu::ComputePipeline, key: &Key) -> Bound {
+        let slot = self.free_slots.pop().unwrap_or_else(|| {
+            let buffer = memory.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("constants"),
+                size: SLOT * SLOTS,
+                usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            self.free_slots.extend((1..SLOTS).rev().map(|i| (buffer.clone(), i * SLOT)));
+            (buffer, 0)
+        });
+        memory.queue.write_buffer(&slot.0, slot.1, &bytes(&key.params));
         let mut entries = ArrayVec::<wgpu::BindGroupEntry<'_>, 10>::new();
-        let params = wgpu::BufferBinding { buffer: &slots.buffer, offset, size: std::num::NonZeroU64::new(SLOT) };
+        let size = std::num::NonZeroU64::new(SLOT);
+        let params = wgpu::BufferBinding { buffer: &slot.0, offset: slot.1, size };
         entries.push(wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(params) });
         if key.kernel.reads_step() {
             entries.push(wgpu::BindGroupEntry { binding: 1, resource: self.header.as_entire_binding() });
@@ -218,11 +188,35 @@ impl Step {
         for (&id, binding) in key.buffers.iter().zip(2..) {
             entries.push(wgpu::BindGroupEntry { binding, resource: memory.buffer(id).as_entire_binding() });
         }
-        memory.device.create_bind_group(&wgpu::BindGroupDescriptor {
+        let group = memory.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(key.kernel.name()),
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
-        })
+        });
+        drop(entries);
+        Bound { group, slot }
+    }
+
+    /// The buffer of `scratch`, at least `bytes` long.
+    pub(super) fn scratch(
+        &mut self,
+        memory: &mut Memory,
+        scratch: &mut Scratch<BufferId>,
+        bytes: usize,
+    ) -> Result<BufferId> {
+        let (buffer, old) = scratch.at_least(bytes, |bytes| memory.work(bytes))?;
+        if let Some(old) = old {
+            self.flush(memory);
+            memory.free(old);
+            self.forget_freed(memory);
+        }
+        Ok(buffer)
+    }
+
+    /// Drops the bind groups that name a buffer which is freed.
+    pub(super) fn forget_freed(&mut self, memory: &Memory) {
+        let freed = self.groups.extract_if(|key, _| !key.buffers.iter().all(|id| memory.holds(*id)));
+        self.free_slots.extend(freed.map(|(_, bound)| bound.slot));
     }
 
     /// Whether something is recorded that has not been sent.
@@ -252,10 +246,10 @@ impl Step {
 
     /// A command buffer of what was recorded.
     fn encode(&mut self, memory: &Memory) -> wgpu::CommandEncoder {
-        if self.stale {
-            memory.queue.write_buffer(memory.buffer(self.plan_buffer), 0, &bytes(&self.words));
-            memory.queue.write_buffer(&self.header, 0, &bytes(&self.offsets));
-            self.stale = false;
+        if let Some(words) = self.plan.take_stale() {
+            let words = bytes(words);
+            memory.queue.write_buffer(memory.buffer(self.plan_buffer), 0, &words);
+            memory.queue.write_buffer(&self.header, 0, &words[..StepPlan::HEADER_BYTES]);
         }
         let mut encoder = memory.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") });
         self.activity.dispatches += self.dispatches.len() as u64;
@@ -278,14 +272,6 @@ impl Step {
         }
         encoder
     }
-
-    /// Tokens of the step.
-    pub(super) fn n_rows(&self, rows: super::super::Rows) -> usize {
-        match rows {
-            super::super::Rows::All => self.plan.tokens.len(),
-            super::super::Rows::Outputs => self.plan.outputs.len(),
-        }
-    }
 }
 
 fn dispatch(pass: &mut wgpu::ComputePass<'_>, d: &Dispatch) {
@@ -298,5 +284,3 @@ fn dispatch(pass: &mut wgpu::ComputePass<'_>, d: &Dispatch) {
 pub(super) fn bytes(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|w| w.to_le_bytes()).collect()
 }
-
-const _: () = assert!(BLOCK == 32, "shaders/attend.wgsl has the block length as a number");

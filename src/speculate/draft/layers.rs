@@ -4,12 +4,13 @@
 use super::{Context, Drafter, Proposals, class_of, from_logits};
 use crate::batch::{Batch, BatchToken, SeqId, Streams};
 use crate::error::{Error, Result};
-use crate::model::{Guesser, Model};
+use crate::model::{DraftPath, Model};
 
 /// Drafts with the first layers of the target. Each guess goes through them once: its verification begins behind them.
 #[derive(Debug)]
 pub struct Layers {
-    guesser: Guesser,
+    path: DraftPath,
+    /// Layers of the target that the guesses went through; another sidecar may have another trunk.
     n: usize,
     rows: Run,
     logits: Vec<f32>,
@@ -19,13 +20,14 @@ impl Layers {
     /// The first `n` layers of `target`.
     ///
     /// # Errors
-    /// [`crate::Kind::InvalidRequest`] when that is none or all of them.
+    /// [`crate::Kind::InvalidRequest`] when that is none or all of them, [`crate::Kind::Unsupported`] where layers keep states.
     pub fn new(target: &Model, n: usize) -> Result<Self> {
         let all = target.config().layers.len();
         if n == 0 || n >= all {
             return Err(Error::invalid_request(format!("drafting with {n} layers; 1 to {} are possible", all - 1)));
         }
-        Ok(Self::with(Guesser::Layers(n), n))
+        let path = DraftPath::Layers(n);
+        Ok(Self::with(path, target.draft_layers(path)?))
     }
 
     /// The trunk and the draft block of `target`'s sidecar.
@@ -33,26 +35,27 @@ impl Layers {
     /// # Errors
     /// [`crate::Kind::InvalidRequest`] when it has none.
     pub fn of_sidecar(target: &Model) -> Result<Self> {
-        Ok(Self::with(Guesser::Sidecar, target.guesser_layers(Guesser::Sidecar)?))
+        Ok(Self::with(DraftPath::Sidecar, target.draft_layers(DraftPath::Sidecar)?))
     }
 
-    fn with(guesser: Guesser, n: usize) -> Self {
-        Layers { guesser, n, rows: Run::default(), logits: Vec::new() }
+    fn with(path: DraftPath, n: usize) -> Self {
+        Layers { path, n, rows: Run::default(), logits: Vec::new() }
     }
 }
 
 impl Drafter for Layers {
     fn propose<'a>(&'a mut self, context: Context<'a>, slots: &'a [usize]) -> Proposals<'a> {
         Box::pin(async move {
+            self.n = context.target.draft_layers(self.path)?;
             let dim = context.target.config().dim;
             let Some(first) = self.rows.extend(context.seq, &context, slots, dim) else { return Ok(Vec::new()) };
             let rows = (&self.rows.batch, first);
-            context.target.draft(rows, self.guesser, &mut self.rows.streams, &mut self.logits).await?;
+            context.target.draft(rows, self.path, &mut self.rows.streams, &mut self.logits).await?;
             let n_vocab = context.target.config().n_vocab;
-            let Some(tokens) = context.target.draft_tokens(self.guesser) else {
+            let Some(tokens) = context.target.draft_tokens(self.path) else {
                 return Ok(from_logits(&context, &self.logits, n_vocab, slots));
             };
-            let acceptance = context.target.acceptance(self.guesser);
+            let acceptance = context.target.acceptance(self.path);
             let mut whole = vec![f32::NEG_INFINITY; slots.len() * n_vocab];
             let rows = self.logits.chunks_exact(tokens.len() + usize::from(acceptance.is_some()));
             for (whole, row) in whole.chunks_exact_mut(n_vocab).zip(rows.clone()) {

@@ -8,12 +8,12 @@ pub use layers::Layers;
 pub use model::SecondModel;
 pub use ngram::Ngram;
 
-use super::{Probs, Tree};
+use super::{Prediction, Probs, Tree};
 use crate::batch::{SeqId, Streams};
 use crate::error::Result;
 use crate::model::Model;
 use crate::sample::Sampler;
-use std::pin::Pin;
+use crate::send::{BoxFuture, MaybeSend};
 
 /// What a drafter guesses from.
 pub struct Context<'a> {
@@ -25,6 +25,8 @@ pub struct Context<'a> {
     pub request: u64,
     /// Prompt and answer so far.
     pub text: &'a [u32],
+    /// What the answer is expected to be.
+    pub prediction: Prediction<'a>,
     /// Temperature, truncations, penalties and bias of the request.
     pub sampler: &'a Sampler,
     /// Guesses so far.
@@ -44,11 +46,11 @@ pub struct Proposal {
 pub const CLASSES: usize = 15;
 
 /// Proposals that may have to wait for a device.
-pub type Proposals<'a> = Pin<Box<dyn Future<Output = Result<Vec<Proposal>>> + 'a>>;
+pub type Proposals<'a> = BoxFuture<'a, Result<Vec<Proposal>>>;
 
 /// A source of guesses.
-pub trait Drafter {
-    /// The distribution behind each of these slots of `context.tree`; slots are ascending.
+pub trait Drafter: MaybeSend {
+    /// The distribution behind each of these slots of `context.tree`; slots are ascending. Those left out at the end have none.
     ///
     /// # Errors
     /// Whatever the drafter's own device reports; the answer goes on without drafts.

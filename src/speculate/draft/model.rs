@@ -4,7 +4,7 @@ use super::layers::Run;
 use super::{Context, Drafter, Proposals, from_logits};
 use crate::batch::{Batch, SeqId};
 use crate::error::{Error, Result};
-use crate::model::{Guesser, Model};
+use crate::model::{DraftPath, Model};
 use crate::tokenizer::Tokenizer;
 use std::collections::HashMap;
 
@@ -70,7 +70,7 @@ impl Drafter for SecondModel {
             let (dim, n_layers) = (self.model.config().dim, self.model.config().layers.len());
             let Some(first) = self.rows.extend(seq, &context, slots, dim) else { return Ok(Vec::new()) };
             let rows = (&self.rows.batch, first);
-            self.model.draft(rows, Guesser::Layers(n_layers), &mut self.rows.streams, &mut self.logits).await?;
+            self.model.draft(rows, DraftPath::Layers(n_layers), &mut self.rows.streams, &mut self.logits).await?;
             Ok(from_logits(&context, &self.logits, self.model.config().n_vocab, slots))
         })
     }

@@ -1,7 +1,7 @@
 //! Guesses from the text itself: what followed the last words when they occurred before. Needs no model.
 
 use super::{CLASSES, Context, Drafter, Proposal, Proposals};
-use crate::speculate::Probs;
+use crate::speculate::{Prediction, Probs};
 
 /// Longest match that is told from a longer one.
 const LONGEST: usize = 9;
@@ -23,8 +23,9 @@ const REACH: usize = 8192;
 pub struct Ngram;
 
 impl Ngram {
-    /// What may follow `text` and then `path`; its class says how sure the longest matches make it.
-    pub fn proposal(text: &[u32], path: &[u32], temperature: f32) -> Proposal {
+    /// What may follow `text` and then `path`, by what followed the same words there or in a prediction; its class says how sure
+    /// the longest matches make it.
+    pub fn proposal(text: &[u32], prediction: Prediction<'_>, path: &[u32], temperature: f32) -> Proposal {
         let text = &text[text.len().saturating_sub(REACH)..];
         let at = |from_end: usize| {
             path.len()
@@ -38,6 +39,16 @@ impl Ngram {
             let matched = (1..LONGEST.min(i + 1)).take_while(|&n| at(n) == Some(text[i - n])).count() + 1;
             longest.add(matched, text[i + 1]);
             weights.push((text[i + 1], LONGER.powi(matched as i32)));
+        }
+        let Prediction { prompt, tokens } = prediction;
+        let before = |i: usize, n: usize| {
+            let of_prompt = || prompt.len().checked_sub(n + 1 - i).map(|at| prompt[at]);
+            i.checked_sub(n + 1).map_or_else(of_prompt, |at| Some(tokens[at]))
+        };
+        for (i, &next) in tokens.iter().enumerate().filter(|(i, _)| before(*i, 0) == Some(last)) {
+            let matched = (1..LONGEST).take_while(|&n| at(n).is_some() && at(n) == before(i, n)).count() + 1;
+            longest.add(matched, next);
+            weights.push((next, LONGER.powi(matched as i32)));
         }
         let mut law = Probs::from_weights(weights);
         if temperature > 0.0 && temperature != 1.0 {
@@ -87,7 +98,8 @@ impl Longest {
 impl Drafter for Ngram {
     fn propose<'a>(&'a mut self, context: Context<'a>, slots: &'a [usize]) -> Proposals<'a> {
         let temperature = context.sampler.params().temperature;
-        let one = |&slot: &usize| Ngram::proposal(context.text, &context.tree.path(slot), temperature);
+        let one =
+            |&slot: &usize| Ngram::proposal(context.text, context.prediction, &context.tree.path(slot), temperature);
         let proposals = slots.iter().map(one).collect();
         Box::pin(std::future::ready(Ok(proposals)))
     }

@@ -129,6 +129,9 @@ API cuMemsetD8Async(unsigned long long address, unsigned char value, size_t n, v
 API cuMemcpyHtoDAsync_v2(unsigned long long to, const void* from, size_t n, void*) {
     return memcpy((void*)to, from, n), SUCCESS;
 }
+API cuMemcpyDtoDAsync_v2(unsigned long long to, unsigned long long from, size_t n, void*) {
+    return memcpy((void*)to, (const void*)from, n), SUCCESS;
+}
 API cuMemcpyDtoHAsync_v2(void* to, unsigned long long from, size_t n, void*) {
     return memcpy(to, (const void*)from, n), SUCCESS;
 }

@@ -1,20 +1,29 @@
-//! AVX2 with FMA and F16C: 8 lanes.
+//! AVX2 with FMA and F16C: 8 lanes; with AVX-VNNI, dot products of bytes take one instruction instead of three.
 
 use super::{Kernel, Simd};
 use std::arch::x86_64::*;
 
-/// Proof that the processor has AVX2, FMA and F16C.
+/// Proof that the processor has AVX2, FMA and F16C, and AVX-VNNI where `VNNI`.
 #[derive(Clone, Copy, Debug)]
-pub struct Avx2(());
+pub struct Avx2<const VNNI: bool>(());
 
-impl Avx2 {
+impl<const VNNI: bool> Avx2<VNNI> {
     /// The proof, where it holds.
-    #[inline]
     pub(super) fn new() -> Option<Self> {
-        let found =
+        let avx2 =
             is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-        found.then_some(Avx2(()))
+        (avx2 && (!VNNI || is_x86_feature_detected!("avxvnni"))).then_some(Avx2(()))
     }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn run<S: Simd, K: Kernel>(s: S, kernel: K) {
+    kernel.run(s)
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+fn run_vnni<S: Simd, K: Kernel>(s: S, kernel: K) {
+    kernel.run(s)
 }
 
 /// Wraps intrinsics: every use is covered by the same argument.
@@ -25,21 +34,19 @@ macro_rules! op {
     };
 }
 
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const LANES: usize = 8;
     const TOKENS: usize = 4;
     const QUERIES: usize = 2;
     const BESIDE: usize = 4;
+    const WORDS: bool = true;
     type F = __m256;
     type I = __m256i;
 
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
-        #[target_feature(enable = "avx2,fma,f16c")]
-        fn inner<K: Kernel>(s: Avx2, kernel: K) {
-            kernel.run(s)
-        }
-        op!(inner(self, kernel))
+        // SAFETY: `new` has found each of these features.
+        unsafe { if VNNI { run_vnni(self, kernel) } else { run(self, kernel) } }
     }
     #[inline(always)]
     fn load(self, b: &[u8]) -> __m256i {
@@ -86,18 +93,55 @@ impl Simd for Avx2 {
         unsafe { _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), index) }
     }
     #[inline(always)]
+    fn signed_offset(self) -> f32 {
+        if VNNI { 128.0 } else { 0.0 }
+    }
+    #[inline(always)]
     fn signed(self, codes: __m256i) -> __m256i {
-        codes
+        if VNNI { op!(_mm256_xor_si256(codes, _mm256_set1_epi8(-128))) } else { codes }
     }
     #[inline(always)]
     fn dot(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        // Pairs stay below 2 * 127 * 127 = 32,258: no saturation.
-        op!(_mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))))
+        if VNNI {
+            op!(_mm256_dpbusd_avx_epi32(acc, w, x))
+        } else {
+            // Pairs stay below 2 * 127 * 127 = 32,258: no saturation.
+            op!(_mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))))
+        }
     }
     #[inline(always)]
     fn dot_signed(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        // |w| <= 128 and |x| <= 127: pairs stay below 2 * 128 * 127 = 32,512.
-        op!(self.dot(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w)))
+        if VNNI {
+            self.dot(acc, w, x)
+        } else {
+            // |w| <= 128 and |x| <= 127: pairs stay below 2 * 128 * 127 = 32,512.
+            op!(self.dot(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w)))
+        }
+    }
+    /// Without VNNI, sums of pairs are kept in 16 bits for as long as they fit.
+    #[inline(always)]
+    fn dots<const N: usize>(self, w: &[__m256i; N], x: &[i8], bits: u32) -> __m256i {
+        let mut acc = self.zero();
+        let pair = 2 * 127 * ((1 << bits) - 1);
+        let fit = if VNNI { 1 } else { i16::MAX as usize / pair };
+        let mut sum = self.zero();
+        for j in 0..N {
+            let quad = self.splat4(&x[j * 4..j * 4 + 4]);
+            if fit < 2 {
+                acc = self.dot(acc, w[j], quad);
+                continue;
+            }
+            let pairs = op!(_mm256_maddubs_epi16(w[j], quad));
+            sum = if j % fit == 0 { pairs } else { op!(_mm256_add_epi16(sum, pairs)) };
+            if j % fit == fit - 1 || j == N - 1 {
+                acc = op!(_mm256_add_epi32(acc, _mm256_madd_epi16(sum, _mm256_set1_epi16(1))));
+            }
+        }
+        acc
+    }
+    #[inline(always)]
+    fn dot_words(self, acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        if VNNI { op!(_mm256_dpwssd_avx_epi32(acc, a, b)) } else { op!(_mm256_add_epi32(acc, _mm256_madd_epi16(a, b))) }
     }
     #[inline(always)]
     fn to_f(self, a: __m256i) -> __m256 {

@@ -3,23 +3,12 @@
 use super::{Kernel, Simd};
 use std::arch::x86_64::*;
 
-/// Proof that the processor has AVX-512 F, BW, VL and VNNI.
-#[derive(Clone, Copy, Debug)]
-pub struct Avx512(());
-
-impl Avx512 {
-    /// The proof, where it holds.
-    #[inline]
-    pub(super) fn new() -> Option<Self> {
-        let found = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512vnni")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
-        found.then_some(Avx512(()))
-    }
-}
+proof!(
+    /// Proof that the processor has AVX-512 F, BW, VL and VNNI.
+    Avx512,
+    is_x86_feature_detected,
+    ["avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"]
+);
 
 /// Wraps intrinsics: every use is covered by the same argument.
 macro_rules! op {
@@ -31,21 +20,16 @@ macro_rules! op {
 
 impl Simd for Avx512 {
     const LANES: usize = 16;
-    // Registers would hold twelve, but loops of more than four are not unrolled, and their sums go through memory: half
-    // the speed.
-    const TOKENS: usize = 4;
+    const TOKENS: usize = 8;
     const QUERIES: usize = 6;
     const BESIDE: usize = 4;
+    const WORDS: bool = true;
     type F = __m512;
     type I = __m512i;
 
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-        fn inner<K: Kernel>(s: Avx512, kernel: K) {
-            kernel.run(s)
-        }
-        op!(inner(self, kernel))
+        self.enable(kernel);
     }
     #[inline(always)]
     fn load(self, b: &[u8]) -> __m512i {
@@ -106,6 +90,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn dot_signed(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
         op!(_mm512_dpbusd_epi32(acc, w, x))
+    }
+    #[inline(always)]
+    fn dot_words(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_dpwssd_epi32(acc, a, b))
     }
     #[inline(always)]
     fn to_f(self, a: __m512i) -> __m512 {

@@ -9,6 +9,62 @@
 
 #![allow(unsafe_code, reason = "vector intrinsics")]
 
+use crate::error::{Error, Result};
+
+/// Makes a proof type for some features of the processor: it detects exactly those that it enables.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! proof {
+    ($(#[$doc:meta])* $name:ident, $is_detected:ident, [$($feature:tt),*]) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $name(());
+
+        impl $name {
+            /// The proof, where it holds.
+            #[inline]
+            pub(super) fn new() -> Option<Self> {
+                ($(std::arch::$is_detected!($feature))&&*).then_some($name(()))
+            }
+
+            /// Runs `kernel` compiled for these features.
+            #[inline(always)]
+            fn enable<K: Kernel>(self, kernel: K) {
+                $(#[target_feature(enable = $feature)])*
+                fn inner<K: Kernel>(s: $name, kernel: K) {
+                    kernel.run(s)
+                }
+                // SAFETY: `new` has found each of these features.
+                unsafe { inner(self, kernel) }
+            }
+        }
+    };
+}
+
+/// `$e` for each `$i` in `0..$n`, eight at most, written out: loops of more than four are not unrolled, and the registers that
+/// they index go through memory.
+#[cfg(not(target_arch = "wasm32"))]
+macro_rules! unrolled {
+    ($n:ident, $i:ident => $e:expr) => { unrolled!(@ $n, $i, $e, 0 1 2 3 4 5 6 7) };
+    (@ $n:ident, $i:ident, $e:expr, $($k:literal)*) => {
+        $(if $k < $n {
+            const $i: usize = $k;
+            $e
+        })*
+    };
+}
+
+/// The same as a loop: WASM has tiles of four at most, and what is written out is downloaded.
+#[cfg(target_arch = "wasm32")]
+macro_rules! unrolled {
+    ($n:ident, $i:ident => $e:expr) => {
+        #[allow(non_snake_case, reason = "a constant elsewhere")]
+        for $i in 0..$n {
+            $e;
+        }
+    };
+}
+pub(super) use unrolled;
+
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
@@ -33,12 +89,14 @@ pub trait Kernel {
 pub trait Simd: Copy + Send + Sync + 'static {
     /// Lanes of a register; divides 16.
     const LANES: usize;
-    /// Tokens that a matrix product handles at a time: what the registers hold. One of 1, 2, 4.
+    /// Tokens that a matrix product handles at a time: what the registers hold. One of 1, 2, 4, 8.
     const TOKENS: usize;
     /// Queries that attention handles at a time: 1, 2 or 6.
     const QUERIES: usize;
     /// Registers side by side in attention, as far as a query's sums stay in registers: 1 or 4.
     const BESIDE: usize;
+    /// Whether attention is to compute with integers of 16 bits, by [`Simd::dot_words`].
+    const WORDS: bool = false;
     type F: Copy;
     type I: Copy;
 
@@ -70,6 +128,22 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
     /// Per lane: the same for what [`Simd::signed`] returned; `x` in -127..=127.
     fn dot_signed(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+    /// Per lane: the sum of [`Simd::dot`] over some quads of codes of `bits` bits, seven at most, and of `x`.
+    #[inline(always)]
+    fn dots<const N: usize>(self, w: &[Self::I; N], x: &[i8], bits: u32) -> Self::I {
+        let _ = bits;
+        let mut acc = self.zero();
+        for j in 0..N {
+            acc = self.dot(acc, w[j], self.splat4(&x[j * 4..j * 4 + 4]));
+        }
+        acc
+    }
+    /// Per lane: `acc + a[0] * b[0] + a[1] * b[1]` over two integers of 16 bits; only where [`Simd::WORDS`].
+    #[inline(always)]
+    fn dot_words(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        let _ = (a, b);
+        acc
+    }
     fn to_f(self, a: Self::I) -> Self::F;
 
     fn splat(self, v: f32) -> Self::F;
@@ -153,7 +227,10 @@ pub enum Level {
     Scalar,
     /// AVX2 with FMA and F16C.
     #[cfg(target_arch = "x86_64")]
-    Avx2(avx2::Avx2),
+    Avx2(avx2::Avx2<false>),
+    /// The same with AVX-VNNI.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni(avx2::Avx2<true>),
     /// AVX-512 (F, BW, VL) with VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
@@ -172,7 +249,9 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             avx512::Avx512::new().map(Level::Avx512),
             #[cfg(target_arch = "x86_64")]
-            avx2::Avx2::new().map(Level::Avx2),
+            avx2::Avx2::<true>::new().map(Level::AvxVnni),
+            #[cfg(target_arch = "x86_64")]
+            avx2::Avx2::<false>::new().map(Level::Avx2),
             #[cfg(target_arch = "aarch64")]
             neon::Neon::new().map(Level::Neon),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
@@ -194,6 +273,8 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
+            Level::AvxVnni(_) => "avx-vnni",
+            #[cfg(target_arch = "x86_64")]
             Level::Avx512(_) => "avx512-vnni",
             #[cfg(target_arch = "aarch64")]
             Level::Neon(_) => "neon-dotprod",
@@ -202,12 +283,30 @@ impl Level {
         }
     }
 
+    /// Where tests and measurements ask for one: the instruction set that begins with `name` (`avx512` is enough).
+    ///
+    /// # Errors
+    /// [`crate::Kind::Unsupported`] with those that this processor has.
+    pub fn named(name: &str) -> Result<Level> {
+        let all = Level::available();
+        let found = all.iter().find(|level| !name.is_empty() && level.name().starts_with(name));
+        found.copied().ok_or_else(|| {
+            let names: Vec<_> = all.iter().map(|level| level.name()).collect();
+            Error::unsupported(format!(
+                "instruction set {name:?}: this processor and this build have {}",
+                names.join(", ")
+            ))
+        })
+    }
+
     /// Runs a kernel with this instruction set.
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) {
         match self {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(s) => s.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::AvxVnni(s) => s.run(kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(s) => s.run(kernel),
             #[cfg(target_arch = "aarch64")]

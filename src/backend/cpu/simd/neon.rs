@@ -4,19 +4,13 @@ use super::{Kernel, Simd};
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-/// Proof that the processor has NEON, dot products and half-float conversion (all of ARMv8.2 in phones and laptops).
-#[derive(Clone, Copy, Debug)]
-pub struct Neon(());
-
-impl Neon {
-    /// The proof, where it holds.
-    #[inline]
-    pub(super) fn new() -> Option<Self> {
-        let found =
-            std::arch::is_aarch64_feature_detected!("neon") && std::arch::is_aarch64_feature_detected!("dotprod");
-        found.then_some(Neon(()))
-    }
-}
+proof!(
+    /// Proof that the processor has NEON (with it the conversion of half floats) and dot products: all of ARMv8.2 in phones
+    /// and laptops.
+    Neon,
+    is_aarch64_feature_detected,
+    ["neon", "dotprod"]
+);
 
 /// Wraps intrinsics: every use is covered by the same argument.
 macro_rules! op {
@@ -36,11 +30,7 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
-        #[target_feature(enable = "neon,dotprod")]
-        fn inner<K: Kernel>(s: Neon, kernel: K) {
-            kernel.run(s)
-        }
-        op!(inner(self, kernel))
+        self.enable(kernel);
     }
     #[inline(always)]
     fn load(self, b: &[u8]) -> uint8x16_t {

@@ -99,7 +99,8 @@ fn mul_add(a: v128, b: v128, c: v128) -> v128 {
 
 impl Simd for Wasm {
     const LANES: usize = 4 * N;
-    const TOKENS: usize = 4;
+    /// Beside a GPU the processor computes only while a lost one is opened anew: less code to download counts more there.
+    const TOKENS: usize = if cfg!(feature = "wgpu") { 2 } else { 4 };
     const QUERIES: usize = 2;
     const BESIDE: usize = 1;
     type F = [v128; N];

@@ -1,0 +1,3 @@
+import { sveltekit } from '@sveltejs/kit/vite';
+
+export default { plugins: [sveltekit()], optimizeDeps: { exclude: ['foreword'] }, build: { target: 'es2022' }, worker: { format: 'es' } };
