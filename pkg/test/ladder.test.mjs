@@ -119,10 +119,20 @@ on('a reload in the middle: the opener answers at once, and the download goes on
 });
 
 on('without a network in the middle the opener goes on, and the download behind it', async (page) => {
-  // The browser's own switch does not reach workers that run already.
-  await inWorkers(page, `let online = true; new BroadcastChannel('network').onmessage = ({ data }) => (online = data); Object.defineProperty(navigator, 'onLine', { get: () => online })`);
+  // The browser's own switch does not reach workers that run already. Each says when it has heard of the change: the server's bytes
+  // go another way, on which they may be faster.
+  await inWorkers(page, `let online = true; Object.defineProperty(navigator, 'onLine', { get: () => online });
+    const network = new BroadcastChannel('network'), heard = new BroadcastChannel('heard');
+    network.onmessage = ({ data }) => { online = data; heard.postMessage(data); };`);
   await page.reload();
-  const network = (online) => page.evaluate((online) => new BroadcastChannel('network').postMessage(online), online);
+  const network = (online) => page.evaluate(async (online) => {
+    const heard = new BroadcastChannel('heard');
+    let workers = 2; // The opener's and the model's.
+    const all = new Promise((resolve) => (heard.onmessage = () => --workers || resolve()));
+    new BroadcastChannel('network').postMessage(online);
+    await all;
+    heard.close();
+  }, online);
   await climb(page, {}, '/models/gemma3.gguf?hold&drop=200000');
   await until(async () => (await seen(page, 'phases')).at(-1), 'model download');
   await network(false);
