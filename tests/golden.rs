@@ -175,14 +175,6 @@ mod webgpu {
         assert!(d.worst <= 2e-3 && d.tail <= 1e-3 && d.agreement == 1.0, "{d:?}");
     }
 
-    #[test]
-    fn gemma3_follows_llama_cpp() {
-        let d =
-            distance(&mut load(&model_path(GEMMA3), &exact_options(512), gpu()), "gemma-3-270m-q4_k_m-logprobs.jsonl");
-        println!("{d:?}");
-        assert!(d.mean <= 0.05 && d.worst <= 0.3 && d.tail <= 0.15 && d.agreement >= 0.95, "{d:?}");
-    }
-
     /// A GPU whose products take half floats, as real ones do; none where the adapter has no such feature.
     fn half_floats() -> Option<WebGpu> {
         let options = Options { is_processor: Some(false), ..Options::default() };
@@ -204,26 +196,25 @@ mod webgpu {
         assert!(d.worst <= 5e-3 && d.tail <= 1e-3 && d.agreement == 1.0, "{d:?}");
     }
 
-    /// Mean log-probability over two windows.
-    fn mean(mut model: Model, file: &str) -> f64 {
-        let bos = (file == GEMMA3).then_some(2);
-        let tokens = some_text(file);
-        -perplexity(&mut model, &tokens, bos, 96).perplexity.ln()
+    /// Mean log-probability over two windows: its head has a row for each of 262,144 tokens, of which software makes one token a
+    /// second.
+    fn mean(mut model: Model) -> f64 {
+        let tokens = some_text(GEMMA3);
+        -perplexity(&mut model, &tokens, Some(2), 40).perplexity.ln()
     }
 
     /// The float reference tells apart what the CPU's 8-bit activations would hide.
     #[test]
-    fn perplexity_is_that_of_float_activations() {
-        for (file, bound) in [(SMOLLM2, 1e-4), (GEMMA3, 1e-3)] {
-            let on_gpu = mean(load(&model_path(file), &exact_options(96), gpu()), file);
-            let floats = mean(float_model(file, &exact_options(96)), file);
-            println!("{file}: {on_gpu} on the GPU, {floats} with plain floats");
-            assert!((on_gpu - floats).abs() < bound, "{file}: {on_gpu} for {floats}");
-            let Some(half) = half_floats() else { continue };
-            let in_half = mean(load(&model_path(file), &exact_options(96), half), file);
-            println!("{file}: {in_half} on the GPU in half floats");
-            assert!((in_half - floats).abs() < 1e-3, "{file}: {in_half} for {floats}");
-        }
+    fn gemma3_is_that_of_float_activations() {
+        let options = exact_options(40);
+        let on_gpu = mean(load(&model_path(GEMMA3), &options, gpu()));
+        let floats = mean(float_model(GEMMA3, &options));
+        println!("{on_gpu} on the GPU, {floats} with plain floats");
+        assert!((on_gpu - floats).abs() < 1e-3, "{on_gpu} for {floats}");
+        let Some(half) = half_floats() else { return };
+        let in_half = mean(load(&model_path(GEMMA3), &options, half));
+        println!("{in_half} on the GPU in half floats");
+        assert!((in_half - floats).abs() < 1e-3, "{in_half} for {floats}");
     }
 }
 

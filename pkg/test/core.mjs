@@ -9,8 +9,11 @@ export const ROOT = path.join(PKG, '..');
 const TARGET = path.resolve(ROOT, process.env.CARGO_TARGET_DIR ?? 'target');
 /** Where modules and their workers lie. */
 export const OUT = path.join(TARGET, 'test-web');
-export const BUILDS = { simd: ['+simd128', '--features=wgpu'], relaxed: ['+simd128,+relaxed-simd'] };
-export const FILES = ['ops', 'quant', 'families', 'golden'];
+/** Features and tests of each; relaxed SIMD is in kernels only. */
+export const BUILDS = {
+  simd: { features: ['+simd128', '--features=wgpu'], files: ['ops', 'quant', 'families', 'golden'] },
+  relaxed: { features: ['+simd128,+relaxed-simd'], files: ['ops', 'golden'] },
+};
 
 /** Runs in a worker: files are read synchronously there. */
 const WORKER = (module) => `
@@ -41,22 +44,22 @@ try {
 `;
 
 /** Compiles the tests as one build has them. */
-function compile(name, [features, ...options]) {
+function compile(name, { features: [features, ...options], files }) {
   const env = { ...process.env, RUSTFLAGS: `-Ctarget-feature=${features}` };
   const args = ['test', '--locked', '-p', 'foreword', '--target', 'wasm32-unknown-unknown', ...options];
-  args.push('--no-run', '--message-format=json', ...FILES.flatMap((file) => ['--test', file]));
+  args.push('--no-run', '--message-format=json', ...files.flatMap((file) => ['--test', file]));
   const messages = execFileSync('cargo', args, { cwd: ROOT, env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 28 });
-  const built = messages.split('\n').filter(Boolean).map((line) => JSON.parse(line)).filter((m) => m.executable && FILES.includes(m.target?.name));
+  const built = messages.split('\n').filter(Boolean).map((line) => JSON.parse(line)).filter((m) => m.executable && files.includes(m.target?.name));
   for (const { executable, target } of built) {
     execFileSync(path.join(TARGET, 'debug/foreword-bindgen'), [executable, OUT, `${name}-${target.name}`, '--tests'], { stdio: 'inherit' });
     fs.writeFileSync(path.join(OUT, `${name}-${target.name}-worker.js`), WORKER(`${name}-${target.name}`));
   }
-  assert.equal(built.length, FILES.length);
+  assert.equal(built.length, files.length);
 }
 
 /** Compiles all. */
 export function build() {
   fs.rmSync(OUT, { recursive: true, force: true });
   execFileSync('cargo', ['build', '--locked', '-p', 'foreword-bindgen'], { cwd: ROOT, stdio: 'inherit' });
-  for (const [name, features] of Object.entries(BUILDS)) compile(name, features);
+  for (const [name, build] of Object.entries(BUILDS)) compile(name, build);
 }

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { GPU, launch, withPage } from './browser.mjs';
-import { BUILDS, FILES, OUT, ROOT } from './core.mjs';
+import { BUILDS, OUT, ROOT } from './core.mjs';
 import { start } from './server.mjs';
 
 /** The software GPU compiles some hundred kernels for the op tests, one a second: as long as several tests in a page. */
@@ -20,8 +20,8 @@ after(async () => {
   server?.close();
 });
 
-for (const name of Object.keys(BUILDS)) {
-  for (const file of FILES) {
+for (const [name, { files }] of Object.entries(BUILDS)) {
+  for (const file of files) {
     test(`${file}, ${name}`, { timeout: PATIENCE_MS }, () =>
       withPage(browser, server.url, async (page) => {
         page.setDefaultTimeout(0);

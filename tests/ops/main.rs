@@ -74,9 +74,25 @@ enum Topic {
 /// The backends of a test.
 struct Backends {
     all: Vec<Named>,
+    /// The GPU as it is used where it is a processor comes first, if there is WebGPU.
+    n_software: usize,
+    /// Those behind are WebGPU's as real GPUs use it.
+    n_before_gpus: usize,
     /// Those behind differ from others by their lanes only.
     n_distinct: usize,
     topic: Topic,
+}
+
+impl Backends {
+    /// WebGPU's kernels decode a type by one function, and have one form for all types: a few types see every form. The others
+    /// see none of those for processors, which take software GPUs up to 15 seconds to compile, and real GPUs' only `if in_gpus`.
+    fn of_type(&mut self, ty: TensorType, in_gpus: bool) -> &mut [Named] {
+        match ty {
+            TensorType::F16 | TensorType::Q4_1 | TensorType::Q6_K | TensorType::IQ4_XS => self,
+            _ if in_gpus => &mut self.all[self.n_software..self.n_distinct],
+            _ => &mut self.all[self.n_software..self.n_before_gpus],
+        }
+    }
 }
 
 impl Deref for Backends {
@@ -101,15 +117,20 @@ mod kept {
     use super::{Backends, Named, Topic};
     use std::cell::Cell;
 
-    thread_local!(static KEPT: Cell<Option<(Vec<Named>, usize)>> = const { Cell::new(None) });
+    thread_local!(static KEPT: Cell<Option<Backends>> = const { Cell::new(None) });
 
     pub(super) fn take(topic: Topic) -> Option<Backends> {
-        KEPT.take().map(|(all, n_distinct)| Backends { all, n_distinct, topic })
+        KEPT.take().map(|mut kept| {
+            kept.topic = topic;
+            kept
+        })
     }
 
     impl Drop for Backends {
         fn drop(&mut self) {
-            KEPT.set(Some((std::mem::take(&mut self.all), self.n_distinct)));
+            if !self.all.is_empty() {
+                KEPT.set(Some(Backends { all: std::mem::take(&mut self.all), ..*self }));
+            }
         }
     }
 }
@@ -123,15 +144,18 @@ async fn backends(topic: Topic) -> Backends {
     let mut all = Vec::new();
     cuda(&mut all);
     if common::only_cuda() {
-        return Backends { n_distinct: all.len(), all, topic };
+        let n = all.len();
+        return Backends { all, n_software: 0, n_before_gpus: n, n_distinct: n, topic };
     }
     for level in Level::available() {
         for threads in [1, 3] {
             all.push((format!("{} x{threads}", level.name()), Box::new(Cpu::with_level(threads, level))));
         }
     }
+    let n_others = all.len();
     let n_distinct = webgpu(&mut all).await;
-    Backends { all, n_distinct, topic }
+    let n_software = usize::from(cfg!(feature = "wgpu"));
+    Backends { all, n_software, n_before_gpus: n_software + n_others, n_distinct, topic }
 }
 
 /// The GPU as it is used by default, as the WebGPU defaults guarantee it (bindings are made so small there that the larger
@@ -146,7 +170,8 @@ async fn webgpu(all: &mut Vec<Named>) -> usize {
     for (name, options) in [("webgpu", Options::default()), ("webgpu, plain", plain), ("webgpu, real", real)] {
         let gpu = WebGpu::open(&options).await.expect("an adapter; ./test installs a software one");
         has_half_floats = gpu.floats() == Floats::F16;
-        all.push((format!("{name}, {}", gpu.info().device), Box::new(gpu)));
+        let at = if name == "webgpu" { 0 } else { all.len() };
+        all.insert(at, (format!("{name}, {}", gpu.info().device), Box::new(gpu)));
     }
     if !has_half_floats {
         println!("half floats are not tested, the adapter has none");

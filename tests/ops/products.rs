@@ -92,9 +92,10 @@ async fn matmul_of_every_type() {
             (130, 768, 100),
             (49, 64, 16),
         ] {
+            // Of kernels that differ by a number of tokens only, one sees all types.
+            let backends = backends.of_type(ty, !matches!(n, 2 | 3 | 16));
             if cols % ty.block_len() == 0 {
-                matmul_case(&mut backends, &Shape { ty, rows: n_rows, cols, n, norm: ONES }, &|_| Epilogue::STORE)
-                    .await;
+                matmul_case(backends, &Shape { ty, rows: n_rows, cols, n, norm: ONES }, &|_| Epilogue::STORE).await;
             }
         }
     }
