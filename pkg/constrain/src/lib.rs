@@ -5,6 +5,7 @@
 //! own, which knows nothing of the core.
 
 mod course;
+mod formats;
 mod grammar;
 mod guard;
 mod locate;

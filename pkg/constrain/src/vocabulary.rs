@@ -1,5 +1,6 @@
 //! A model's tokens, and what compiles grammars for them.
 
+use crate::formats;
 use crate::guard::{FAILED, check_shape, guarded};
 use crate::locate::locate;
 use crate::{Grammar, product};
@@ -149,6 +150,7 @@ impl Vocabulary {
 /// JSON on one line, as Python writes it: where whitespace is free, small models write it without end, and little is forced.
 fn of_schema(schema: &Value, strict: bool) -> TopLevelGrammar {
     let mut schema = if *schema == Value::Bool(true) { json!({}) } else { schema.clone() };
+    formats::narrow(&mut schema);
     if let Some(fields) = schema.as_object_mut().filter(|fields| !fields.contains_key("x-guidance")) {
         let form = json!({
             "whitespace_flexible": false,

@@ -29,7 +29,7 @@ fn ordered(value: &Value, schema: &Value) -> Value {
 }
 
 /// Whether a text is a whole answer.
-fn takes(grammar: &Grammar, tokenizer: &Tokenizer, end: u32, text: &str) -> bool {
+pub(super) fn takes(grammar: &Grammar, tokenizer: &Tokenizer, end: u32, text: &str) -> bool {
     let mut grammar = grammar.clone();
     let tokens = tokenizer.encode(text, false);
     let fits = tokens.iter().all(|token| {
