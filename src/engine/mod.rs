@@ -421,7 +421,11 @@ impl Engine {
             failed.task.stop_guessing(self.speculation.as_mut());
             events.push(Event::Failed(failed.task.id, error.clone()));
         }
-        if error.kind() == crate::Kind::OutOfMemory {
+        if self.model.kv().spec().has_states() {
+            // The forward moves on the states of earlier ones first, also of requests that are not in its batch; nobody knows of
+            // which it did.
+            self.forget_all();
+        } else if error.kind() == crate::Kind::OutOfMemory {
             // So that the next ones find room where the cache cannot grow.
             self.clear_cache();
         }

@@ -13,7 +13,8 @@ impl Model {
     ///
     /// # Errors
     /// Whatever [`crate::kv::KvCache::plan`] refuses, [`crate::Kind::InvalidRequest`] for more than
-    /// [`Model::max_batch`] rows or unknown tokens, [`crate::Kind::DeviceLost`].
+    /// [`Model::max_batch`] rows or unknown tokens, [`crate::Kind::DeviceLost`]. Where layers keep states, no sequence can be gone
+    /// on with after an error, those of other batches included: what was to be done to their states may be done in part.
     pub async fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
         self.plan_and_run(batch, Wanted::All, logits).await
     }
