@@ -2,7 +2,7 @@
 //! text. The states are kept here, as texts, from what the device is told; the model itself has none.
 
 use crate::common::random::Random;
-use crate::common::simulated::{Seen, Simulated, clock, take_seen};
+use crate::common::simulated::{Fault, Seen, Simulated, clock, inject, take_seen};
 use crate::common::{data, open_source};
 use foreword::backend::{BLOCK, CacheSpec, CacheType, LayerCache, Plan, StateStep};
 use foreword::engine::{Engine, Event, Request};
@@ -21,6 +21,7 @@ struct Player {
     rows: Vec<u32>,
     answers: HashMap<u64, Vec<u32>>,
     cached: HashMap<u64, usize>,
+    failed: Vec<u64>,
 }
 
 fn device() -> Simulated {
@@ -50,12 +51,25 @@ impl Player {
         }
         take_seen();
         let (states, cells) = (vec![Vec::new(); n_slots], vec![u32::MAX; n_blocks * BLOCK]);
-        Player { engine, states, cells, rows: Vec::new(), answers: HashMap::new(), cached: HashMap::new() }
+        Player {
+            engine,
+            states,
+            cells,
+            rows: Vec::new(),
+            answers: HashMap::new(),
+            cached: HashMap::new(),
+            failed: Vec::new(),
+        }
     }
 
     fn submit(&mut self, prompt: Vec<u32>, max_tokens: usize) -> u64 {
+        self.submit_at(0, prompt, max_tokens)
+    }
+
+    fn submit_at(&mut self, priority: i32, prompt: Vec<u32>, max_tokens: usize) -> u64 {
         let params = Params { temperature: 0.0, ..Params::default() };
-        let request = Request { prompt, params, max_tokens: Some(max_tokens), ignore_eos: true, ..Request::default() };
+        let max_tokens = Some(max_tokens);
+        let request = Request { prompt, params, max_tokens, priority, ignore_eos: true, ..Request::default() };
         self.engine.submit(request).expect("a sound request").0
     }
 
@@ -69,7 +83,7 @@ impl Player {
                     let before = self.cached.insert(id.0, done.usage.cached_tokens);
                     assert_eq!(before, None, "request {} ended twice", id.0);
                 }
-                Event::Failed(id, error) => panic!("request {} failed: {error}", id.0),
+                Event::Failed(id, _) => self.failed.push(id.0),
             }
         }
         for seen in take_seen() {
@@ -123,8 +137,9 @@ impl Player {
         (self.cached[&id], self.answers[&id].clone())
     }
 
-    /// Nothing is held where nothing is kept.
+    /// Nothing is held where nothing is kept, and no request failed that was not to.
     fn end(&mut self) {
+        assert!(self.failed.is_empty(), "{:?}", self.failed);
         self.engine.clear_cache();
         let kv = self.engine.model().kv();
         assert_eq!((kv.free_blocks(), kv.free_slots()), (kv.spec().n_blocks, kv.spec().n_slots));
@@ -161,6 +176,31 @@ fn a_request_that_waits_for_another_goes_on_from_its_state() {
     player.finish();
     assert_eq!([first, others[0], others[1]].map(|id| player.cached[&id]), [0, 256, 299]);
     player.end();
+}
+
+/// A forward moves on the states of earlier ones first, also of requests that are not in its batch: where it fails, they are read
+/// again.
+#[test]
+fn a_forward_that_fails_leaves_no_state_behind() {
+    let mut random = Random::new(7);
+    let (prompt, more, long) = (text(&mut random, 60), text(&mut random, 40), text(&mut random, 400));
+    let after_answer = |fault: Option<usize>| {
+        let mut player = Player::new(8, 64);
+        let (_, answer) = player.answer(prompt.clone());
+        // The longer one is read first, alone in the batch, while the other one has its place already.
+        let other = player.submit_at(1, long.clone(), 5);
+        let on = player.submit([&prompt[..], &answer, &more].concat(), 5);
+        inject(Fault::Memory, fault.unwrap_or(0));
+        player.finish();
+        let failed = std::mem::take(&mut player.failed);
+        assert_eq!(failed.contains(&other), fault.is_some(), "{fault:?}");
+        player.end();
+        (failed.contains(&on), player.answers[&on].clone())
+    };
+    let wanted = after_answer(None);
+    for fault in 1..4 {
+        assert_eq!(after_answer(Some(fault)), wanted, "operation {fault} fails");
+    }
 }
 
 #[test]
