@@ -192,7 +192,13 @@ impl LayerData {
 
     /// Writes keys and values `[n, n_kv_heads * head_dim]` to cells; `writes` is `(cell, row)`, ascending, and `blocks` are
     /// the blocks of these cells, each once, ascending.
-    pub(super) fn append(&mut self, pool: &Pool, blocks: &[u32], writes: &[(u32, u32)], kv: [&[f32]; 2]) {
+    pub(super) fn append(
+        &mut self,
+        (pool, level): (&Pool, Level),
+        blocks: &[u32],
+        writes: &[(u32, u32)],
+        kv: [&[f32]; 2],
+    ) {
         let shape = self.shape;
         let (dim, words, block_bytes) = (shape.head_dim, self.words(), self.block_bytes());
         let ranges: [_; 2] = [Part::Key, Part::Value].map(|part| self.head_at(part, 0));
@@ -206,7 +212,7 @@ impl LayerData {
                         let values = &rows[(row as usize * shape.n_kv_heads + head) * dim..][..dim];
                         let out = &mut bytes[range.start + head * range.len()..][..range.len()];
                         match words {
-                            true => words::store(part, slot, values, out),
+                            true => level.run(words::Store { part, slot, values, out }),
                             false => store(shape.ty, part, slot, values, out),
                         }
                     }

@@ -390,7 +390,7 @@ impl Backend for Cpu {
         }
         let kv = [k, v].map(|buf| &self.bufs[buf].data[..]);
         let cache = self.caches[op.cache].layer_mut(op.layer);
-        cache.append(&self.pool, &self.step.blocks, &self.step.writes, kv);
+        cache.append((&self.pool, self.level), &self.step.blocks, &self.step.writes, kv);
     }
 
     fn attend(&mut self, op: &Attend) {

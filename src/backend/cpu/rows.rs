@@ -73,17 +73,21 @@ impl Kernel for NormRow<'_> {
             None => {}
         }
         let in_place = self.out.is_empty();
-        if !in_place {
-            self.out.copy_from_slice(self.x);
+        match self.weight {
+            Some(weight) => {
+                let mean = if self.centered { mean(s, self.x) } else { 0.0 };
+                let scale = scale(s, self.x, mean, self.eps);
+                let normed = |x: f32, w: f32| (x - mean) * scale * w;
+                if in_place {
+                    self.x.iter_mut().zip(weight).for_each(|(x, w)| *x = normed(*x, *w));
+                } else {
+                    self.out.iter_mut().zip(&*self.x).zip(weight).for_each(|((y, x), w)| *y = normed(*x, *w));
+                }
+            }
+            None if in_place => {}
+            None => self.out.copy_from_slice(self.x),
         }
         let y = if in_place { &mut *self.x } else { &mut *self.out };
-        if let Some(weight) = self.weight {
-            let mean = if self.centered { mean(s, y) } else { 0.0 };
-            let scale = scale(s, y, mean, self.eps);
-            for (y, w) in y.iter_mut().zip(weight) {
-                *y = (*y - mean) * scale * w;
-            }
-        }
         if let Some(bias) = self.bias {
             y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
         }

@@ -43,49 +43,94 @@ fn power(size: f32) -> f32 {
     if size.is_finite() { f32::from_bits(((size / LARGEST).to_bits() + 0x7f_ffff) & !0x7f_ffff) } else { f32::NAN }
 }
 
-/// Calls `f` with the numbers of some values, and with what half floats make of these. In pieces: converting a slice takes one
-/// instruction for eight values.
-fn halves(values: &[f32], mut f: impl FnMut(usize, f32)) {
-    for (piece, values) in values.chunks(64).enumerate() {
-        let (mut halves, mut floats) = ([f16::ZERO; 64], [0.0; 64]);
+/// Values that are worked on together, in lanes of which the compiler makes vectors.
+const PIECE: usize = 64;
+const LANES: usize = 16;
+
+/// What half floats make of some values, in pieces, the last with zeros behind its end. Converting a slice takes one instruction
+/// for eight values.
+#[inline(always)]
+fn halves(values: &[f32]) -> impl Iterator<Item = [f32; PIECE]> {
+    values.chunks(PIECE).map(|values| {
+        let (mut halves, mut floats) = ([f16::ZERO; PIECE], [0.0; PIECE]);
         halves[..values.len()].convert_from_f32_slice(values);
         halves.convert_to_f32_slice(&mut floats);
-        (piece * 64..).zip(&floats[..values.len()]).for_each(|(d, &v)| f(d, v));
+        floats
+    })
+}
+
+/// Adds the squares of a piece to the sums of each lane.
+#[inline(always)]
+fn add_squares(sums: &mut [f32; LANES], piece: &[f32; PIECE]) {
+    for values in piece.as_chunks::<LANES>().0 {
+        sums.iter_mut().zip(values).for_each(|(sum, v)| *sum += v * v);
+    }
+}
+
+/// The norm of a key, or the largest value of a value; no number where one of the values is none.
+#[inline(always)]
+fn size(part: Part, values: &[f32]) -> f32 {
+    let (mut sums, mut largest) = ([0.0; LANES], [0; LANES]);
+    for piece in halves(values) {
+        match part {
+            Part::Key => add_squares(&mut sums, &piece),
+            // Numbers without their signs are in the order of their bits, and behind them is what is no number.
+            Part::Value => piece.as_chunks::<LANES>().0.iter().for_each(|values| {
+                largest.iter_mut().zip(values).for_each(|(largest, v)| *largest = v.abs().to_bits().max(*largest));
+            }),
+        }
+    }
+    match part {
+        Part::Key => sums.iter().sum::<f32>().sqrt(),
+        Part::Value => f32::from_bits(largest.into_iter().fold(0, u32::max)),
     }
 }
 
 /// Writes one head of a cell.
-pub(super) fn store(part: Part, slot: usize, values: &[f32], out: &mut [u8]) {
-    let dim = values.len();
-    let (words, scales) = out.split_at_mut(dim * BLOCK * 2);
-    let mut size = 0.0;
-    halves(values, |_, v| {
-        size = match part {
-            Part::Key => size + v * v,
-            Part::Value => {
-                if size.is_nan() || v.abs() <= size {
-                    size
-                } else {
-                    v.abs()
-                }
+pub(super) struct Store<'a> {
+    pub(super) part: Part,
+    pub(super) slot: usize,
+    pub(super) values: &'a [f32],
+    pub(super) out: &'a mut [u8],
+}
+
+impl Kernel for Store<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Store { part, slot, values, out } = self;
+        let dim = values.len();
+        let (words, scales) = out.split_at_mut(dim * BLOCK * 2);
+        let mut scale = power(size(part, values));
+        // Rounding may make a norm too large, which would be another power of two for what is read back.
+        for _ in 0..2 {
+            let (inverse, mut sums) = (if scale == 0.0 { 0.0 } else { 1.0 / scale }, [0.0; LANES]);
+            for (d, piece) in (0..dim).step_by(PIECE).zip(halves(values)) {
+                let piece = piece.map(|v| word(v * inverse));
+                add_squares(&mut sums, &piece.map(f32::from));
+                put(part, slot, &piece[..PIECE.min(dim - d)], d, dim, words);
             }
+            if part == Part::Value || sums.iter().sum::<f32>().sqrt() <= LARGEST {
+                break;
+            }
+            scale *= 2.0;
         }
-    });
-    let mut scale = power(if part == Part::Key { size.sqrt() } else { size });
-    // Rounding may make a norm too large, which would be another power of two for what is read back.
-    for _ in 0..2 {
-        let (inverse, mut sum) = (if scale == 0.0 { 0.0 } else { 1.0 / scale }, 0.0);
-        halves(values, |d, v| {
-            let word = word(v * inverse);
-            sum += f32::from(word) * f32::from(word);
-            words[at(part, dim, slot, d)..][..2].copy_from_slice(&word.to_le_bytes());
-        });
-        if part == Part::Value || sum.sqrt() <= LARGEST {
-            break;
-        }
-        scale *= 2.0;
+        scales[slot * 4..][..4].copy_from_slice(&scale.to_le_bytes());
     }
-    scales[slot * 4..][..4].copy_from_slice(&scale.to_le_bytes());
+}
+
+/// Writes integers of a cell from `d` on, an even number of them.
+#[inline(always)]
+fn put(part: Part, slot: usize, piece: &[i16], d: usize, dim: usize, words: &mut [u8]) {
+    let words = &mut words[at(part, dim, slot, d)..];
+    match part {
+        Part::Key => words.chunks_mut(BLOCK * 4).zip(piece.as_chunks::<2>().0).for_each(|(out, [a, b])| {
+            out[..2].copy_from_slice(&a.to_le_bytes());
+            out[2..4].copy_from_slice(&b.to_le_bytes());
+        }),
+        Part::Value => {
+            words.chunks_mut(4).zip(piece).for_each(|(out, word)| out[..2].copy_from_slice(&word.to_le_bytes()))
+        }
+    }
 }
 
 /// Reads one head of a cell.
@@ -137,6 +182,10 @@ pub(super) fn parts(head: &[u8], dim: usize) -> (&[u8], [f32; BLOCK]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn store(part: Part, slot: usize, values: &[f32], out: &mut [u8]) {
+        Level::Scalar.run(Store { part, slot, values, out });
+    }
 
     /// Vectors of a few forms, some with values that are far larger than the others, and some whose norm is at a border.
     fn vectors(dim: usize) -> impl Iterator<Item = Vec<f32>> {
