@@ -106,7 +106,8 @@ impl Simd for Wasm {
     type F = [v128; N];
     type I = [v128; N];
 
-    #[inline(always)]
+    /// Each kernel is a function of its own: with the products of all layouts in one, engines allocate registers badly.
+    #[inline(never)]
     fn run<K: Kernel>(self, kernel: K) {
         kernel.run(self)
     }
