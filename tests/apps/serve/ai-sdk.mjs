@@ -29,7 +29,7 @@ test('objects', async () => {
 
 test('tools', async () => {
   const add = tool({ description: 'Adds one.', inputSchema: z.object({ x: z.number() }), execute: async ({ x }) => x + 1 });
-  const { toolCalls, toolResults } = await generateText({ ...ASK, prompt: 'Add one to 2.', maxOutputTokens: 60, tools: { add }, providerOptions: { foreword: { regex } } });
+  const { toolCalls, toolResults } = await generateText({ ...ASK, prompt: 'Add one to 2.', maxOutputTokens: 60, tools: { add }, providerOptions: { foreword: { regex, parallel_tool_calls: false } } });
   assert.equal(toolCalls[0].toolName, 'add');
   assert.equal(toolResults[0].output, toolCalls[0].input.x + 1);
 });

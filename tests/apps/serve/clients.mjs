@@ -25,7 +25,7 @@ test('openai', async () => {
   assert.equal(data.length, 2);
   assert.ok(data[0].embedding.every(Number.isFinite));
   const tools = [{ type: 'function', function: { name: 'add', parameters: SCHEMA } }];
-  const called = await client.chat.completions.create({ ...CHAT, max_tokens: 60, tools, regex });
+  const called = await client.chat.completions.create({ ...CHAT, max_tokens: 60, tools, regex, parallel_tool_calls: false });
   assert.equal(called.choices[0].message.tool_calls[0].function.name, 'add');
   const response = client.responses.stream({ model: 'smol', input: 'Name three fruits.', temperature: 0, max_output_tokens: 12 });
   assert.equal((await response.finalResponse()).output_text, text);
@@ -53,7 +53,8 @@ test('@anthropic-ai/sdk', async () => {
   assert.equal(await stream.finalText(), answer.content[0].text);
   assert.equal((await stream.finalMessage()).usage.output_tokens, 12);
   const tools = [{ name: 'add', input_schema: SCHEMA }];
-  const called = await client.messages.stream({ ...CHAT, max_tokens: 60, tools, regex }).finalMessage();
+  const one = { type: 'auto', disable_parallel_tool_use: true };
+  const called = await client.messages.stream({ ...CHAT, max_tokens: 60, tools, tool_choice: one, regex }).finalMessage();
   assert.equal(called.stop_reason, 'tool_use');
   assert.ok(Number.isInteger(called.content[0].input.x));
   await assert.rejects(client.messages.create({ ...CHAT, model: 'claude' }), Anthropic.NotFoundError);

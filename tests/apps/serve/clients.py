@@ -11,7 +11,9 @@ URL = os.environ["FOREWORD_URL"]
 CHAT = dict(model="smol", messages=[{"role": "user", "content": "Name three fruits."}], temperature=0, max_tokens=12)
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
 # The model is too small to call tools by itself.
-CALL = {"regex": r'<tool_call>\{"name": "add", "arguments": \{"x": [0-9]\}\}</tool_call>'}
+REGEX = r'<tool_call>\{"name": "add", "arguments": \{"x": [0-9]\}\}</tool_call>'
+# Where a form and tools are given, it may also call as often as it likes.
+CALL = {"regex": REGEX, "parallel_tool_calls": False}
 
 
 class Fruit(BaseModel):
@@ -46,7 +48,7 @@ def openai_client():
 def openai_tools(client):
     tools = [{"type": "function", "function": {"name": "add", "parameters": SCHEMA}}]
     messages = [{"role": "user", "content": "Add 1 and 2."}]
-    ask = dict(model="smol", tools=tools, max_tokens=60)
+    ask = dict(model="smol", tools=tools, temperature=0, max_tokens=60)
     answer = client.chat.completions.create(**ask, messages=messages, extra_body=CALL).choices[0]
     call = answer.message.tool_calls[0]
     assert (answer.finish_reason, call.function.name) == ("tool_calls", "add"), answer
@@ -115,14 +117,16 @@ def anthropic_client():
     assert [model.id for model in client.models.list()] == ["smol", "bert"]
     tools = [{"name": "add", "description": "Adds.", "input_schema": SCHEMA}]
     messages = [{"role": "user", "content": "Add 1 and 2."}]
-    ask = dict(model="smol", tools=tools, max_tokens=60)
-    for answer in (client.messages.create(**ask, messages=messages, extra_body=CALL), streamed(client, ask, messages)):
+    one = {"type": "auto", "disable_parallel_tool_use": True}
+    ask = dict(model="smol", tools=tools, tool_choice=one, max_tokens=60, extra_body={"regex": REGEX, "temperature": 0})
+    for answer in (client.messages.create(**ask, messages=messages), streamed(client, ask, messages)):
         call = answer.content[0]
         assert (answer.stop_reason, call.type, call.name) == ("tool_use", "tool_use", "add"), answer
         assert isinstance(call.input["x"], int)
         result = {"type": "tool_result", "tool_use_id": call.id, "content": "3"}
         turns = [*messages, {"role": "assistant", "content": answer.content}, {"role": "user", "content": [result]}]
-        assert client.messages.create(**ask, messages=turns).stop_reason in ("end_turn", "max_tokens")
+        again = {**ask, "messages": turns, "extra_body": None}
+        assert client.messages.create(**again).stop_reason in ("end_turn", "max_tokens")
     try:
         client.messages.create(**{**greedy, "model": "claude"})
     except anthropic.NotFoundError:
@@ -131,7 +135,7 @@ def anthropic_client():
 
 
 def streamed(client, ask, messages):
-    with client.messages.stream(**ask, messages=messages, extra_body=CALL) as stream:
+    with client.messages.stream(**ask, messages=messages) as stream:
         return stream.get_final_message()
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 URL = os.environ["FOREWORD_URL"]
 # The model is too small to call tools by itself.
-CALL = {"regex": r'<tool_call>\{"name": "add", "arguments": \{"x": [0-9]\}\}</tool_call>'}
+CALL = {"regex": r'<tool_call>\{"name": "add", "arguments": \{"x": [0-9]\}\}</tool_call>', "parallel_tool_calls": False}
 
 
 class Fruit(BaseModel):
