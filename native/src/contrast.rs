@@ -24,7 +24,7 @@ pub(crate) struct ContrastArgs {
     contrast_when: Option<f32>,
 }
 
-fn mode(text: &str) -> Result<ContrastMode, String> {
+pub(crate) fn mode(text: &str) -> Result<ContrastMode, String> {
     match text {
         "prob" => Ok(ContrastMode::Prob),
         "logit" => Ok(ContrastMode::Logit),

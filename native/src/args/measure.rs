@@ -2,8 +2,10 @@
 
 use super::{CacheArg, JsonArg, LoadArgs, ModelArg, WindowArgs};
 use crate::bench::{ConstrainArgs, StartArgs};
+use crate::contrast::mode as contrast_mode;
 use clap::{Args, Subcommand};
 use foreword::backend::Choice;
+use foreword::sample::ContrastMode;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -142,6 +144,9 @@ pub(crate) struct CodeArgs {
     /// Most tokens of a function
     #[arg(long, default_value_t = 384, value_name = "N")]
     pub(crate) max_tokens: usize,
+    /// Write each function also against its task without examples: prob or logit, as in `foreword run --contrast-mode`
+    #[arg(long, value_name = "MODE", value_parser = contrast_mode)]
+    pub(crate) contrast: Option<ContrastMode>,
     /// What runs the programs
     #[arg(long, default_value = "python3", value_name = "COMMAND")]
     pub(crate) python: String,
