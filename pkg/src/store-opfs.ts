@@ -38,8 +38,8 @@ export class OpfsStore implements Store {
     }
     return Promise.all(
       [...keys].map(async (key) => {
-        const data = await this.#file(key);
-        return { key, entry: await this.stat(key), bytes: data && (await data.getFile()).size };
+        const blob = await this.#blob(await this.#file(key));
+        return { key, entry: await this.stat(key), bytes: blob?.size };
       }),
     );
   }
@@ -53,7 +53,10 @@ export class OpfsStore implements Store {
     if (!file) return undefined;
     const handle = await this.#open(file, 'read-only').catch(() => undefined);
     // Browsers without shared handles let one reader in at a time; the blob lets in all.
-    if (!handle) return blobReader(await file.getFile());
+    if (!handle) {
+      const blob = await this.#blob(file);
+      return blob && blobReader(blob);
+    }
     return {
       size: handle.getSize(),
       read: readsOf(handle),
@@ -133,6 +136,11 @@ export class OpfsStore implements Store {
 
   async #file(name: string): Promise<FileSystemFileHandle | undefined> {
     return this.#folder.getFileHandle(name).catch(() => undefined);
+  }
+
+  /** What is in a file, if another tab has not removed it meanwhile. */
+  async #blob(file: FileSystemFileHandle | undefined): Promise<File | undefined> {
+    return file?.getFile().catch(() => undefined);
   }
 
   async #open(file: FileSystemFileHandle, mode = 'readwrite'): Promise<SyncHandle> {

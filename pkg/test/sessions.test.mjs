@@ -162,13 +162,24 @@ on('tabs that save one name at the same time keep one of theirs whole, and tabs 
   await two.goto(server.url);
   const all = await Promise.all([one, two, one, two].map((page, i) => inPage(page, saveOne, { ...TINY_ONE, more: ` ${i}` })));
   const opened = await inPage(two, openOne, TINY_ONE);
-  assert.ok(all.some(({ text }) => text === opened.text), opened.text);
+  assert.ok(all.some(({ text }) => text === opened.text), JSON.stringify([opened, all]));
   assert.equal(opened.list.length, 1);
   const shared = { ...TINY_ONE, options: { threads: 1, shared: true } };
   await inPage(one, saveOne, shared);
   const { text } = await inPage(two, saveOne, { ...shared, more: ' of the other' });
   assert.equal((await inPage(one, openOne, shared)).text, text);
   assert.deepEqual((await filesOf(one)).length, 2, 'no file is left');
+});
+
+on('a file that another tab removes while they are listed is not listed', async (page) => {
+  await inPage(page, saveOne, TINY_ONE);
+  await inWorkers(page, `const { getFile } = FileSystemFileHandle.prototype;
+    FileSystemFileHandle.prototype.getFile = function () {
+      return this.name.includes('.json') ? getFile.call(this) : Promise.reject(new DOMException('gone', 'NotFoundError'));
+    }`);
+  await page.reload();
+  const list = await inPage(page, async (Foreword, { url, options }) => ({ list: await (await Foreword.load(url, options)).sessions.list() }), TINY_ONE);
+  assert.deepEqual(list, { list: [] });
 });
 
 on('a worker that ends while it saves loses nothing of what was kept', async (page) => {
