@@ -113,18 +113,18 @@ def main():
     parser.add_argument("--chats", type=int, default=3, help="a client's chats, at least 16 in all")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--cache-tokens", type=int, default=131072, help="llama-server gives each client an equal share")
+    parser.add_argument("--cache-tokens", type=int, default=2048, help="for each client; llama-server gives each an equal share")
     parser.add_argument("--reps", type=int, default=3)
     args = parser.parse_args()
     texts = list(prompts(args.dataset))
-    tokens, threads = str(args.cache_tokens), str(args.threads)
+    threads = str(args.threads)
 
-    def foreword(_at_once):
+    def foreword(tokens, _at_once):
         port = free_port()
         at = ["--port", str(port), "--threads", threads, "--cache-tokens", tokens]
         return Server([args.foreword, "serve", args.model, *at], port)
 
-    def llama(at_once):
+    def llama(tokens, at_once):
         port = free_port()
         at = ["--port", str(port), "-t", threads, "-tb", threads, "-c", tokens, "-np", str(at_once), "--no-webui"]
         return Server([args.llama_server, "-m", args.model, *at], port)
@@ -135,7 +135,7 @@ def main():
         rows = {"foreword": [], "llama-server": []}
         for _ in range(args.reps):
             for name, start in (("foreword", foreword), ("llama-server", llama)):
-                with start(at_once) as server:
+                with start(str(args.cache_tokens * at_once), at_once) as server:
                     rows[name].append((*server.run(taken, at_once, args.max_tokens), server.peak_bytes()))
         medians = {name: [statistics.median(column) for column in zip(*runs)] for name, runs in rows.items()}
         for name, (rate, first, peak) in medians.items():
